@@ -1,0 +1,1 @@
+"""Everything on one machine: private PostgreSQL and RabbitMQ servers, and what `make run` does."""

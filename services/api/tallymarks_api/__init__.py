@@ -1,0 +1,1 @@
+"""The HTTP api: takes events in and answers the Customer API."""

@@ -1,0 +1,101 @@
+"""Who calls: tenant, key and secret from the headers, checked against a small cache of keys.
+
+A cached key is read anew every few seconds, so a disabled one stops working; while PostgreSQL is away a known key
+goes on working, so that ingestion does.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from cachetools import LRUCache
+
+from tallymarks import limits
+from tallymarks.credentials import Role, is_secret
+from tallymarks.database import TRANSIENT_ERRORS, Database
+from tallymarks.errors import Unauthorized, Unavailable
+from tallymarks.sql import tenancy
+from tallymarks_api.calls import Caller
+
+log = structlog.get_logger(__name__)
+
+TENANT_HEADER = "x-tenant-id"
+KEY_HEADER = "x-api-key"
+SECRET_HEADER = "x-api-secret"  # noqa: S105 - the name of a header
+LOOKUP_TIMEOUT_SECONDS = 1.0
+HEADER_LENGTH_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    secret_sha256: bytes
+    is_enabled: bool
+    caller: Caller
+
+
+@dataclass(slots=True)
+class _Cached:
+    known: _Known
+    read_at: float
+    fresh_until: float
+
+
+class Authenticator:
+    """Checks credentials."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """Take the database, and a monotonic clock in seconds."""
+        self._database = database
+        self._clock = clock
+        self._cache: LRUCache[tuple[UUID, str], _Cached] = LRUCache(limits.API_KEYS_CACHED_MAX)
+
+    async def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """Give the caller.
+
+        Raises:
+            Unauthorized: a credential is missing, wrong or disabled.
+            Unavailable: the database is away, and the key was never seen by this process.
+        """
+        tenant, api_key, secret = (headers.get(name, "") for name in (TENANT_HEADER, KEY_HEADER, SECRET_HEADER))
+        if not (tenant and api_key and secret) or max(map(len, (tenant, api_key, secret))) > HEADER_LENGTH_MAX:
+            raise Unauthorized
+        if not api_key.isascii() or not api_key.isprintable():
+            raise Unauthorized
+        try:
+            tenant_id = UUID(tenant)
+        except ValueError:
+            raise Unauthorized from None
+        known = await self._known(tenant_id, api_key)
+        if known is None or not is_secret(secret, known.secret_sha256) or not known.is_enabled:
+            raise Unauthorized
+        return known.caller
+
+    async def _known(self, tenant_id: UUID, api_key: str) -> _Known | None:
+        cached = self._cache.get((tenant_id, api_key))
+        now = self._clock()
+        if cached is not None and now < cached.fresh_until:
+            return cached.known
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
+                known = await self._read(tenant_id, api_key)
+        except TRANSIENT_ERRORS as error:
+            if cached is None or now > cached.read_at + limits.API_KEY_STALE_SECONDS:
+                raise Unavailable("The credentials cannot be checked now.") from error
+            log.warning("a cached key is trusted while the database is away", reason=str(error) or type(error).__name__)
+            cached.fresh_until = self._clock() + limits.API_KEY_FRESH_SECONDS
+            return cached.known
+        if known is None:
+            self._cache.pop((tenant_id, api_key), None)
+        else:
+            self._cache[tenant_id, api_key] = _Cached(known, now, now + limits.API_KEY_FRESH_SECONDS)
+        return known
+
+    async def _read(self, tenant_id: UUID, api_key: str) -> _Known | None:
+        async with self._database.transaction(tenant_id) as connection:
+            row = await connection.fetchrow(tenancy.SELECT_CREDENTIAL, tenant_id, api_key)
+        if row is None:
+            return None
+        caller = Caller(tenant_id, api_key, Role(row["role"]), row["paging_secret"])
+        return _Known(row["secret_sha256"], row["is_enabled"], caller)

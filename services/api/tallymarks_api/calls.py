@@ -1,0 +1,98 @@
+"""What a call of the API is: an entry of the route table, which is served and documented from the same lines."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from tallymarks import limits
+from tallymarks.broker import Broker
+from tallymarks.credentials import Role
+from tallymarks.database import Database
+from tallymarks.errors import Refusal
+from tallymarks.values import Model
+from tallymarks_api.duplicates import Duplicates
+
+P = TypeVar("P", bound=Model)
+Q = TypeVar("Q", bound=Model)
+B = TypeVar("B")
+
+
+class Nothing(Model):
+    """No parameter of this kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, as the credentials tell."""
+
+    tenant_id: UUID
+    api_key: str
+    role: Role
+    paging_secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What handlers work with; made once, in `main`."""
+
+    database: Database
+    broker: Broker
+    duplicates: Duplicates
+    committed: asyncio.Event
+    """Set after a commit that wrote to the outbox."""
+    now: Callable[[], datetime]
+    new_id: Callable[[], UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[P, Q, B]):
+    """One authenticated request, all of it validated."""
+
+    parts: Parts
+    caller: Caller
+    path: P
+    query: Q
+    body: B
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The tenant, which only the credentials decide."""
+        return self.caller.tenant_id
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a handler answers."""
+
+    body: Model
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint(Generic[P, Q, B]):
+    """One call of the API: how it is reached, what it takes, what it answers, and which refusals are its own."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: str
+    tag: str
+    summary: str
+    handle: Callable[[Call[P, Q, B]], Awaitable[Answer]]
+    answers: Mapping[int, Any]
+    """Status → the type of the body."""
+    path_parameters: type[P]
+    query: type[Q]
+    body: TypeAdapter[Any] | None = None
+    """The form of the body, as it is documented."""
+    read: Callable[[object], B] | None = None
+    """Reads the parsed body where its form alone does not say how; else `body` does."""
+    refusals: tuple[type[Refusal], ...] = ()
+    role: Role = Role.INTEGRATION
+    body_bytes_max: int = limits.BODY_BYTES_MAX
+
+
+AnyEndpoint = Endpoint[Any, Any, Any]

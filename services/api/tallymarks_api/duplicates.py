@@ -1,0 +1,39 @@
+"""Looking up whether events were taken in before: a courtesy to the caller, which the assessor does not rely on."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import structlog
+
+from tallymarks.database import TRANSIENT_ERRORS, Database
+from tallymarks.sql import events as sql
+
+log = structlog.get_logger(__name__)
+
+LOOKUP_TIMEOUT_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
+"""After a look-up that failed the next ones are left out for so long: no request waits for a dead database."""
+
+
+class Duplicates:
+    """Asks PostgreSQL while it is there; without it nothing is known to be a duplicate, and ingestion goes on."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        """Take the database, and a monotonic clock in seconds."""
+        self._database = database
+        self._clock = clock
+        self._paused_until = 0.0
+
+    async def existing(self, tenant_id: UUID, event_ids: Sequence[UUID]) -> frozenset[UUID]:
+        """Give those of the events that have taken effect."""
+        if not event_ids or self._clock() < self._paused_until:
+            return frozenset()
+        try:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._database.transaction(tenant_id) as connection:
+                rows = await connection.fetch(sql.SELECT_EXISTING, tenant_id, event_ids)
+        except TRANSIENT_ERRORS as error:
+            self._paused_until = self._clock() + PAUSE_SECONDS
+            log.warning("duplicates are not looked up", reason=str(error) or type(error).__name__)
+            return frozenset()
+        return frozenset(row["event_id"] for row in rows)

@@ -1,0 +1,217 @@
+"""The edge of the service: an HTTP request becomes a call, an answer or an error becomes an HTTP response."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import TypeVar
+from uuid import UUID
+
+import jiter
+import structlog
+from aiohttp import web
+from prometheus_client import Counter, Histogram
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from tallymarks import limits
+from tallymarks.credentials import Role
+from tallymarks.database import TRANSIENT_ERRORS
+from tallymarks.errors import (
+    BodyTooLarge,
+    FieldError,
+    Forbidden,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    Refusal,
+    RequestTimeout,
+    RouteNotFound,
+    Unavailable,
+    UnsupportedMediaType,
+    shown,
+)
+from tallymarks.values import Model
+from tallymarks_api.auth import Authenticator
+from tallymarks_api.calls import B, Call, Endpoint, P, Parts, Q
+
+log = structlog.get_logger(__name__)
+
+REQUESTS = Counter("tallymarks_requests", "Requests answered", ["method", "path", "status"])
+REQUEST_SECONDS = Histogram("tallymarks_request_seconds", "Time to the answer", ["method", "path"])
+ERRORS_SHOWN_MAX = 100
+DISCRIMINATORS = ("type", "eventType")
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ErrorBody(Model):
+    """Every error of the API."""
+
+    code: str
+    """Stable: what a program acts on."""
+    message: str
+    """The same for every error of this code."""
+    detail: str
+    """What was wrong this time."""
+    errors: tuple[FieldError, ...]
+    """Each wrong field."""
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> "ErrorBody":
+        """Give the body of a refusal."""
+        return cls(code=refusal.code, message=refusal.message, detail=refusal.detail, errors=refusal.errors)
+
+
+def handler_of(
+    endpoint: Endpoint[P, Q, B], parts: Parts, authenticator: Authenticator
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Make the aiohttp handler of an entry of the route table."""
+
+    async def handle(request: web.Request) -> web.Response:
+        with REQUEST_SECONDS.labels(endpoint.method, endpoint.path).time():
+            caller = await authenticator.authenticate(request.headers)
+            if endpoint.role is Role.ADMIN and caller.role is not Role.ADMIN:
+                raise Forbidden
+            path = validated(endpoint.path_parameters, dict(request.match_info))
+            query = validated(endpoint.query, _single_values(request))
+            body = await _body(endpoint, request)
+            answer = await endpoint.handle(Call(parts, caller, path, query, body))
+        REQUESTS.labels(endpoint.method, endpoint.path, answer.status).inc()
+        return _json(answer.body, answer.status)
+
+    return handle
+
+
+@web.middleware
+async def errors_middleware(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer whatever is raised in the one format of errors; what nobody expected is logged, and told by id only."""
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        error = refusal
+    except web.HTTPNotFound:
+        error = RouteNotFound.of("path", request.path)
+    except web.HTTPMethodNotAllowed as refused:
+        error = MethodNotAllowed.of("method", request.method)
+        return _refuse(request, error, {"Allow": ", ".join(sorted(refused.allowed_methods))})
+    except web.HTTPRequestEntityTooLarge:
+        error = BodyTooLarge()
+    except web.HTTPException:
+        raise
+    except TRANSIENT_ERRORS as failed:
+        log.warning("the database is away", path=request.path, reason=str(failed) or type(failed).__name__)
+        error = Unavailable("The database is away.")
+    except Exception:
+        request_id = str(request.app[REQUEST_ID]())
+        log.exception("a request failed", request_id=request_id, method=request.method, path=request.path)
+        error = InternalError(f"Request {request_id} failed.")
+    return _refuse(request, error)
+
+
+REQUEST_ID: web.AppKey[Callable[[], UUID]] = web.AppKey("request_id", Callable[[], UUID])  # type: ignore[arg-type]
+
+
+def _refuse(request: web.Request, error: Refusal, headers: Mapping[str, str] | None = None) -> web.Response:
+    resource = request.match_info.route.resource
+    REQUESTS.labels(request.method, resource.canonical if resource else "-", error.status).inc()
+    response = _json(ErrorBody.of(error), error.status)
+    response.headers.update(headers or {})
+    if error.status == Unavailable.status:
+        response.headers["Retry-After"] = str(limits.RETRY_AFTER_SECONDS)
+    if not request.content.at_eof():
+        # What is left of a refused body is not read, so nothing can follow it on this connection.
+        response.force_close()
+    return response
+
+
+def _json(body: BaseModel, status: int) -> web.Response:
+    return web.Response(body=body.model_dump_json().encode(), status=status, content_type="application/json")
+
+
+async def _body(endpoint: Endpoint[P, Q, B], request: web.Request) -> B:
+    if endpoint.body is None:
+        # The page says "no body"; one that comes all the same is left unread.
+        return None  # type: ignore[return-value]
+    if request.content_type != "application/json":
+        raise UnsupportedMediaType.of("content-type", request.headers.get("content-type"))
+    if (request.content_length or 0) > endpoint.body_bytes_max:
+        raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
+    try:
+        async with asyncio.timeout(limits.BODY_TIMEOUT_SECONDS):
+            raw = await request.read()
+    except TimeoutError:
+        raise RequestTimeout from None
+    if len(raw) > endpoint.body_bytes_max:
+        raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
+    data = parse_json(raw)
+    return endpoint.read(data) if endpoint.read else validated(endpoint.body, data)
+
+
+def parse_json(raw: bytes) -> object:
+    """Parse JSON exactly: decimals as Decimal, neither NaN nor infinity, no key twice.
+
+    Raises:
+        InvalidRequest: it is not JSON.
+    """
+    try:
+        data: object = jiter.from_json(
+            raw, float_mode="decimal", allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys"
+        )
+    except ValueError as error:
+        detail = f"The body is not valid JSON: {error}"
+        raise InvalidRequest(detail, errors=[FieldError(message=detail, param="body")]) from None
+    return data
+
+
+def validated(form: type[M] | TypeAdapter[B], data: object, *, under: Sequence[int | str] = ()) -> M | B:
+    """Validate against the form, by the names of the contract only; `under` is the place of the data in the request.
+
+    Raises:
+        InvalidRequest: with each field that is wrong.
+    """
+    try:
+        if isinstance(form, TypeAdapter):
+            return form.validate_python(data, by_alias=True, by_name=False)
+        return form.model_validate(data, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise InvalidRequest(
+            f"{error.error_count()} of the request's fields are not valid.",
+            errors=list(_field_errors(error, data, under)),
+        ) from None
+
+
+def _field_errors(error: ValidationError, data: object, under: Sequence[int | str]) -> Iterable[FieldError]:
+    for one in error.errors(include_url=False, include_context=False)[:ERRORS_SHOWN_MAX]:
+        param = ".".join(map(str, (*under, *_place(one["loc"], data))))
+        value = None if one["type"] == "missing" else _as_sent(one["input"])
+        yield FieldError(message=one["msg"].removeprefix("Value error, "), param=param or "body", value=value)
+
+
+def _as_sent(value: object) -> str | None:
+    """Give a refused value as the caller wrote it, not as Python would."""
+    if isinstance(value, str | Decimal) or value is None:
+        return shown(None if value is None else str(value))
+    return shown(json.dumps(value, default=str, ensure_ascii=False))
+
+
+def _place(loc: tuple[int | str, ...], data: object) -> Iterable[int | str]:
+    """Give a place as the caller wrote it: pydantic puts the kind of a part (its discriminator) between."""
+    for step in loc:
+        if isinstance(data, dict) and step not in data and step in [data.get(name) for name in DISCRIMINATORS]:
+            continue
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        yield step
+
+
+def _single_values(request: web.Request) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for name, value in request.query.items():
+        if name in values:
+            raise InvalidRequest.of(name, value, f"{name} is given more than once.")
+        values[name] = value
+    return values

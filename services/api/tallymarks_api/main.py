@@ -1,0 +1,70 @@
+"""The api: takes events in, decides redemptions, and serves the Customer API."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from tallymarks import limits, outbox
+from tallymarks.health import add_health_routes
+from tallymarks.service import listening, new_id, opened_parts, run_service, utc_now
+from tallymarks.settings import Settings
+from tallymarks_api import admin, customers, events, redemptions, search, segments
+from tallymarks_api.auth import Authenticator
+from tallymarks_api.calls import Parts
+from tallymarks_api.duplicates import Duplicates
+from tallymarks_api.edge import REQUEST_ID, errors_middleware, handler_of
+from tallymarks_api.openapi import add_swagger_routes
+
+NAME = "api"
+DEFAULT_PORT = 8080
+ENDPOINTS = (
+    *customers.ENDPOINTS,
+    *search.ENDPOINTS,
+    *segments.ENDPOINTS,
+    *events.ENDPOINTS,
+    *redemptions.ENDPOINTS,
+    *admin.ENDPOINTS,
+)
+
+
+def application(parts: Parts, authenticator: Authenticator) -> web.Application:
+    """Make the application out of the route table."""
+    app = web.Application(middlewares=[errors_middleware], client_max_size=limits.BATCH_BODY_BYTES_MAX + 1)
+    app[REQUEST_ID] = parts.new_id
+    for endpoint in ENDPOINTS:
+        app.router.add_route(endpoint.method, endpoint.path, handler_of(endpoint, parts, authenticator))
+    add_swagger_routes(app, ENDPOINTS)
+
+    async def broker_is_up() -> bool:
+        return parts.broker.is_connected
+
+    add_health_routes(app, {"broker": broker_is_up, "database": parts.database.is_reachable}, _can_serve)
+    return app
+
+
+def _can_serve(up: Mapping[str, bool]) -> bool:
+    """Ready with either part: events go in without the database, reads and redemptions go on without the broker."""
+    return any(up.values())
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Run until stopped: requests under way are answered first."""
+    committed = asyncio.Event()
+    async with opened_parts(settings, NAME) as (database, broker):
+        duplicates = Duplicates(database, time.monotonic)
+        parts = Parts(database, broker, duplicates, committed, now=utc_now, new_id=new_id)
+        app = application(parts, Authenticator(database, time.monotonic))
+        async with asyncio.TaskGroup() as tasks:
+            opening = tasks.create_task(broker.open())
+            relaying = tasks.create_task(outbox.relay(database, broker, committed))
+            async with listening(app, settings, DEFAULT_PORT):
+                await stop.wait()
+            opening.cancel()
+            relaying.cancel()
+
+
+def main() -> None:
+    """Start the service."""
+    run_service(NAME, serve)

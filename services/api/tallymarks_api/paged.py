@@ -1,0 +1,81 @@
+"""Answering page by page."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from tallymarks import limits
+from tallymarks.database import Record
+from tallymarks.errors import InvalidRequest
+from tallymarks.paging import offset_key, position_of
+from tallymarks.values import Model, parse_instant
+from tallymarks_api.calls import Caller
+
+NIL = UUID(int=0)
+
+
+class PageQuery(Model):
+    """Which page, and how long."""
+
+    limit: Annotated[int, Field(ge=1, le=limits.PAGE_LIMIT_MAX)] = limits.PAGE_LIMIT_DEFAULT
+    """How many to answer."""
+    offset_key: Annotated[str, Field(max_length=limits.OFFSET_KEY_LENGTH_MAX)] | None = None
+    """The offsetKey of the page before; good for the same query only."""
+
+    @property
+    def rows_wanted(self) -> int:
+        """One more than is answered tells whether there is a next page."""
+        return self.limit + 1
+
+    def selection(self) -> dict[str, object]:
+        """Give all that decides what is found, which is what an offsetKey is bound to."""
+        return self.model_dump(mode="json", exclude={"limit", "offset_key"})
+
+
+def last_id(caller: Caller, scope: str, query: PageQuery) -> UUID:
+    """Give the id after which the page begins, of a listing in the order of ids."""
+    return UUID(last_text(caller, scope, query) or NIL.hex)
+
+
+def last_text(caller: Caller, scope: str, query: PageQuery) -> str:
+    """Give the text after which the page begins, of a listing in the order of a text."""
+    if query.offset_key is None:
+        return ""
+    (position,) = position_of(caller.paging_secret, [scope, query.selection()], query.offset_key)
+    return str(position)
+
+
+def next_by_id(caller: Caller, scope: str, query: PageQuery, rows: list[Record], column: str) -> str | None:
+    """Give the offsetKey of the page after these rows, where there is one."""
+    if len(rows) <= query.limit:
+        return None
+    return offset_key(caller.paging_secret, [scope, query.selection()], [str(rows[query.limit - 1][column])])
+
+
+def last_instant(caller: Caller, scope: str, query: PageQuery, to_at: datetime | None) -> tuple[datetime, UUID]:
+    """Give the instant and id before which the page begins, of a listing from the newest on; `to_at` is included."""
+    if query.offset_key is None:
+        end = limits.INSTANT_MAX if to_at is None else to_at
+        return end + timedelta(milliseconds=1), NIL
+    at, last = position_of(caller.paging_secret, [scope, query.selection()], query.offset_key)
+    instant = parse_instant(at)
+    if not isinstance(instant, datetime):
+        raise InvalidRequest.of("offsetKey", query.offset_key)
+    return instant, UUID(str(last))
+
+
+def next_by_instant(caller: Caller, scope: str, query: PageQuery, rows: list[Record], column: str) -> str | None:
+    """Give the offsetKey of the page after these rows, where there is one."""
+    if len(rows) <= query.limit:
+        return None
+    last = rows[query.limit - 1]
+    return offset_key(
+        caller.paging_secret, [scope, query.selection()], [last["created_at"].isoformat(), str(last[column])]
+    )
+
+
+def containing(keyword: str) -> str:
+    """Give the LIKE pattern of texts that contain the keyword, in which %, _ and the backslash are ordinary."""
+    return "%" + keyword.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"

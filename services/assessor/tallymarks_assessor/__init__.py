@@ -1,0 +1,1 @@
+"""The assessor: turns events into points, balances and memberships."""

@@ -1,0 +1,217 @@
+"""Taking messages as batches: what has arrived, bounded, assessed tenant by tenant, then acknowledged.
+
+A batch that fails for a reason of its own is tried again in halves until the event at fault stands alone; that one is
+put aside, and all others count. While the database is away nothing is given back or put aside: the batch waits.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from uuid import UUID, uuid5
+
+import orjson
+import structlog
+from aio_pika.abc import AbstractIncomingMessage
+from prometheus_client import Counter, Histogram
+from pydantic import ValidationError
+
+from tallymarks import limits, outbox
+from tallymarks.broker import UNAVAILABLE_ERRORS as BROKER_UNAVAILABLE_ERRORS
+from tallymarks.broker import Topology
+from tallymarks.database import TRANSIENT_ERRORS, Database
+from tallymarks.errors import Refusal
+from tallymarks.events import AnyEvent, EventMessage, EventType
+from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, read_events, unreadable_letter
+from tallymarks.sql import events as sql
+from tallymarks_assessor.assess import Assessor, UnknownTenant
+
+log = structlog.get_logger(__name__)
+
+EVENTS_ASSESSED = Counter("tallymarks_events_assessed", "Events that took effect")
+EVENTS_DUPLICATE = Counter("tallymarks_events_duplicate", "Events that had taken effect before")
+EVENTS_PUT_ASIDE = Counter("tallymarks_events_put_aside", "Events that could not be assessed", ["reason_code"])
+TRANSACTIONS_WRITTEN = Counter("tallymarks_transactions_written", "Points transactions written")
+BATCH_SECONDS = Histogram("tallymarks_batch_seconds", "Time from taking a batch to its acknowledgement")
+BATCH_EVENTS = Histogram(
+    "tallymarks_batch_events", "Events of a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+)
+
+
+class AssessmentFailed(Refusal):
+    """An event that a fault of ours keeps from being assessed: mended, it can be replayed."""
+
+    code, status, message = "AssessmentFailed", 500, "The event could not be assessed."
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A message with what was read from it, or why nothing could be."""
+
+    message: AbstractIncomingMessage
+    content: EventMessage | ValidationError
+
+    @property
+    def events(self) -> Sequence[AnyEvent]:
+        """The events that it carries."""
+        return self.content.events if isinstance(self.content, EventMessage) else ()
+
+
+class Batches:
+    """The loop between the broker's queues and the assessor."""
+
+    def __init__(
+        self,
+        database: Database,
+        topology: Topology,
+        assessor: Assessor,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        committed: asyncio.Event,
+    ) -> None:
+        """Take the parts; `committed` is set when something may have been written to the outbox."""
+        self._database = database
+        self._topology = topology
+        self._assessor = assessor
+        self._now = now
+        self._new_id = new_id
+        self._committed = committed
+        # The prefetch bounds it.
+        self._arrived: asyncio.Queue[Taken] = asyncio.Queue()
+
+    async def take(self, message: AbstractIncomingMessage) -> None:
+        """Read a message that has arrived, and keep it for the next batch."""
+        content: EventMessage | ValidationError
+        try:
+            content = read_events(message.body)
+        except ValidationError as error:
+            content = error
+        self._arrived.put_nowait(Taken(message, content))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Assess batch after batch until `stop` is set; the batch under way is finished first."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                arriving = asyncio.create_task(self._arrived.get())
+                await asyncio.wait({arriving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not arriving.done():
+                    arriving.cancel()
+                    return
+                with BATCH_SECONDS.time():
+                    await self._see_through(self._batch(arriving.result()), stop)
+        finally:
+            stopping.cancel()
+
+    def _batch(self, first: Taken) -> list[Taken]:
+        """Give the first message and what else has arrived, until they carry as many events as a batch holds."""
+        batch, events = [first], len(first.events)
+        while events < limits.ASSESS_EVENTS_MAX and not self._arrived.empty():
+            batch.append(self._arrived.get_nowait())
+            events += len(batch[-1].events)
+        return batch
+
+    async def _see_through(self, batch: Sequence[Taken], stop: asyncio.Event) -> None:
+        """Assess each tenant's share and acknowledge its messages; what is not acknowledged comes again."""
+        by_tenant: defaultdict[UUID, list[Taken]] = defaultdict(list)
+        for taken in batch:
+            if isinstance(taken.content, EventMessage):
+                by_tenant[taken.content.tenant_id].append(taken)
+            elif await self._until_done(partial(self._put_unreadable_aside, taken), stop):
+                await acknowledge([taken])
+        for tenant_id, share in by_tenant.items():
+            events = [event for taken in share for event in taken.events]
+            BATCH_EVENTS.observe(len(events))
+            if await self._until_done(partial(self._in_halves, tenant_id, events), stop):
+                await acknowledge(share)
+
+    async def _until_done(self, work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
+        """Do it, again and again while the database is away or contended; False when stopped while waiting."""
+        wait_seconds = 0.05
+        while True:
+            try:
+                await work()
+            except TRANSIENT_ERRORS as error:
+                log.warning("a batch waits", reason=str(error) or type(error).__name__, wait_seconds=wait_seconds)
+            else:
+                return True
+            if await _is_set_within(stop, wait_seconds):
+                return False
+            wait_seconds = min(wait_seconds * 2, limits.RETRY_WAIT_SECONDS_MAX)
+
+    async def _in_halves(self, tenant_id: UUID, events: Sequence[AnyEvent]) -> None:
+        """Assess the events; where they fail for a reason of their own, find the one at fault and put it aside."""
+        try:
+            assessed = await self._assessor.assess(tenant_id, events)
+        except TRANSIENT_ERRORS:
+            raise
+        except Exception as error:
+            if len(events) == 1:
+                await self._put_aside(tenant_id, events[0], error)
+                return
+            log.warning("a batch failed and is halved", events=len(events), reason=str(error))
+        else:
+            EVENTS_ASSESSED.inc(assessed.events)
+            EVENTS_DUPLICATE.inc(assessed.duplicates)
+            TRANSACTIONS_WRITTEN.inc(assessed.transactions)
+            return
+        middle = len(events) // 2
+        await self._in_halves(tenant_id, events[:middle])
+        await self._in_halves(tenant_id, events[middle:])
+
+    async def _put_aside(self, tenant_id: UUID, event: AnyEvent, error: Exception) -> None:
+        """Make the failure visible as an event of type error, and send it to the dead letters: both or neither."""
+        reason_code = error.code if isinstance(error, Refusal) else AssessmentFailed.code
+        reason = f"{type(error).__name__}: {error}"
+        log.error("an event is put aside", event_id=str(event.event_id), reason_code=reason_code, exc_info=error)
+        now = self._now()
+        letter = dead_letter(
+            self._topology, tenant_id, event, reason_code=reason_code, reason=reason, new_id=self._new_id
+        )
+        async with self._database.transaction(tenant_id) as connection:
+            if not isinstance(error, UnknownTenant):
+                await connection.execute(
+                    sql.INSERT_EVENTS,
+                    tenant_id,
+                    [uuid5(event.event_id, reason_code)],
+                    [event.customer_id],
+                    [EventType.ERROR],
+                    [f"Error.{reason_code}"],
+                    [str(event.event_id)],
+                    [now],
+                    [orjson.dumps({"reason": reason, "event": orjson.loads(event_json(event))}).decode()],
+                    now,
+                )
+            await outbox.put(connection, tenant_id, [letter], now)
+        self._committed.set()
+        EVENTS_PUT_ASIDE.labels(reason_code).inc()
+
+    async def _put_unreadable_aside(self, taken: Taken) -> None:
+        """Send a message that is no events of ours to the dead letters."""
+        reason = str(taken.content)
+        log.error("an unreadable message is put aside", reason=reason)
+        letter = unreadable_letter(self._topology, taken.message.body, reason, self._new_id)
+        async with self._database.connection() as connection, connection.transaction():
+            await outbox.put(connection, None, [letter], self._now())
+        self._committed.set()
+        EVENTS_PUT_ASIDE.labels(letter.headers[REASON_CODE_HEADER]).inc()
+
+
+async def acknowledge(batch: Sequence[Taken]) -> None:
+    """Acknowledge messages whose effect is committed; on a connection that is gone they come again, to no effect."""
+    try:
+        for taken in batch:
+            await taken.message.ack()
+    except BROKER_UNAVAILABLE_ERRORS as error:
+        log.warning("messages could not be acknowledged and come again", messages=len(batch), reason=str(error))
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -1,0 +1,1 @@
+"""The segment-expiry worker: removes lapsed memberships."""

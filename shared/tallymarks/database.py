@@ -1,0 +1,107 @@
+"""PostgreSQL: the pool, and transactions that see one tenant."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from tallymarks import limits
+from tallymarks.sql import tenancy
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Record: TypeAlias = asyncpg.Record
+
+SERVICE_ROLE = "tallymarks_service"
+
+UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""The database is away, or not itself (a standby): nothing is wrong with what was asked of it."""
+
+CONTENTION_ERRORS: tuple[type[BaseException], ...] = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.QueryCanceledError,
+)
+"""Another transaction was in the way: the same again can succeed."""
+
+
+class DatabaseAway(ConnectionError):  # noqa: N818 - named as the state it tells of
+    """The driver found its connection closed."""
+
+
+TRANSIENT_ERRORS = UNAVAILABLE_ERRORS + CONTENTION_ERRORS
+
+
+class Database:
+    """A bounded pool of connections that act as the services' role.
+
+    Connecting waits until the database is first needed, so a service starts and serves what it can while it is away.
+    """
+
+    def __init__(self, url: str, *, pool_size: int, application_name: str) -> None:
+        """Prepare the pool; `open` makes it."""
+        self._pool = asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=pool_size,
+            timeout=limits.CONNECT_TIMEOUT_SECONDS,
+            # The server gives up first, and says so.
+            command_timeout=limits.STATEMENT_TIMEOUT_SECONDS + 5,
+            max_inactive_connection_lifetime=300,
+            server_settings={
+                "role": SERVICE_ROLE,
+                "application_name": application_name,
+                "timezone": "UTC",
+                "statement_timeout": str(int(limits.STATEMENT_TIMEOUT_SECONDS * 1000)),
+                "idle_in_transaction_session_timeout": str(int(limits.TRANSACTION_IDLE_TIMEOUT_SECONDS * 1000)),
+            },
+        )
+
+    async def open(self) -> None:
+        """Make the pool; no connection yet."""
+        await self._pool
+
+    async def close(self) -> None:
+        """Give the connections up, those in use once they are free."""
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection that sees the tables that tenants share and no row of any tenant."""
+        try:
+            async with self._pool.acquire(timeout=limits.CONNECT_TIMEOUT_SECONDS) as connection:
+                yield connection
+        except asyncpg.InterfaceError as error:
+            # The driver uses one class for a closed connection and for an argument that it cannot encode; only the
+            # second is a ValueError, and a fault of ours.
+            if isinstance(error, ValueError):
+                raise
+            raise DatabaseAway(str(error)) from error
+
+    @asynccontextmanager
+    async def transaction(self, tenant_id: UUID) -> AsyncIterator[Connection]:
+        """Open a transaction that sees the rows of this tenant only; commits on leaving, rolls back on an exception."""
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute(tenancy.BIND_TENANT, tenant_id)
+            yield connection
+
+    async def is_reachable(self) -> bool:
+        """Ask whether the database answers."""
+        try:
+            async with self.connection() as connection:
+                await connection.fetchval("SELECT 1")
+        except TRANSIENT_ERRORS:
+            return False
+        return True

@@ -1,0 +1,224 @@
+"""Customer events: what upstream platforms post, what travels through the broker, what is recorded."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field, field_validator
+
+from tallymarks import limits
+from tallymarks.values import Amount, Attributes, Count, Flag, Instant, LongText, Model, Points, Text
+
+SCHEMA_VERSION = 1
+
+
+class EventType(StrEnum):
+    """Every kind of event; anniversary and error are made by the engine itself."""
+
+    ACTION = "action"
+    ORDER = "order"
+    TRANSACTION = "transaction"
+    REDEMPTION = "redemption"
+    POINTS = "points"
+    ERROR = "error"
+    ANNIVERSARY = "anniversary"
+
+
+class EventBase(Model):
+    """The fields that every event has."""
+
+    event_id: UUID
+    """Unique in the tenant: sending the same id again never counts twice."""
+    customer_id: UUID
+    """An unknown one creates the customer."""
+    name_space: Text | None = None
+    """Dotted, such as `Customer.Registration`."""
+    reference: Text | None = None
+    """The caller's own number."""
+    campaign: Text | None = None
+    attributes: Attributes = ()
+    created_at: Instant | None = None
+    """When it happened; the api stamps it on acceptance where the caller gives none."""
+
+    @property
+    def spend(self) -> Decimal | None:
+        """What points per unit of spend are counted on; None where the event is no spend."""
+        return None
+
+
+class Action(Model):
+    """What an action event may carry."""
+
+    amount: Amount | None = None
+    count: Count | None = None
+
+
+class ActionEvent(EventBase):
+    """A simple notification: a registration, a page visit, a survey, a referral."""
+
+    event_type: Literal["action"] = "action"
+    action: Action = Action()
+
+
+class OrderItem(Model):
+    """One line of an order."""
+
+    sku: Text | None = None
+    name: Text | None = None
+    vendor: Text | None = None
+    category: Text | None = None
+    type: Text | None = None
+    quantity: Count | None = None
+    price: Amount | None = None
+    tags: Annotated[tuple[Text, ...], Field(max_length=limits.ITEM_TAGS_MAX)] = ()
+
+
+class OrderPayment(Model):
+    """One payment towards an order."""
+
+    amount: Amount | None = None
+    method: Text | None = None
+    scheme: Text | None = None
+    bank: Text | None = None
+    bin: Text | None = None
+
+
+class Order(Model):
+    """A completed e-commerce order."""
+
+    total: Amount
+    tax_total: Amount | None = None
+    shipping_total: Amount | None = None
+    discount_total: Amount | None = None
+    currency: Text | None = None
+    items: Annotated[tuple[OrderItem, ...], Field(max_length=limits.ORDER_ITEMS_MAX)] = ()
+    payments: Annotated[tuple[OrderPayment, ...], Field(max_length=limits.ORDER_PAYMENTS_MAX)] = ()
+
+
+class OrderEvent(EventBase):
+    """A completed e-commerce order."""
+
+    event_type: Literal["order"] = "order"
+    order: Order
+
+    @property
+    def spend(self) -> Decimal | None:
+        """The order's total."""
+        return self.order.total
+
+
+class Payment(Model):
+    """A payment or transfer of funds."""
+
+    amount: Amount
+    currency: Text | None = None
+
+
+class TransactionEvent(EventBase):
+    """A payment or transfer of funds."""
+
+    event_type: Literal["transaction"] = "transaction"
+    transaction: Payment
+
+    @property
+    def spend(self) -> Decimal | None:
+        """The transaction's amount."""
+        return self.transaction.amount
+
+
+class PointsQuantity(Model):
+    """Points earned (positive) or taken (negative)."""
+
+    quantity: Points
+
+    @field_validator("quantity")
+    @classmethod
+    def _moves_something(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must not be zero")
+        return value
+
+
+class PointsEvent(EventBase):
+    """A manual adjustment of the balance, posted with a key of role admin; it may take a balance below zero."""
+
+    event_type: Literal["points"] = "points"
+    points: PointsQuantity
+
+
+class Redemption(Model):
+    """Points that the customer spends."""
+
+    points: Annotated[int, Field(strict=True, ge=1, le=limits.POINTS_MAX)]
+    description: LongText | None = None
+
+
+class RedemptionEvent(EventBase):
+    """Points spent: decided and debited at once, assessed afterwards."""
+
+    event_type: Literal["redemption"] = "redemption"
+    redemption: Redemption
+
+
+QueuedEvent = Annotated[ActionEvent | OrderEvent | TransactionEvent | PointsEvent, Field(discriminator="event_type")]
+"""What a mixed batch may hold: all that is decided after it was accepted."""
+
+AnyEvent = Annotated[
+    ActionEvent | OrderEvent | TransactionEvent | PointsEvent | RedemptionEvent, Field(discriminator="event_type")
+]
+"""What reaches the assessor."""
+
+
+class EventMessage(Model):
+    """The body of one broker message: events of one tenant, each identified and deduplicated on its own."""
+
+    schema_version: Literal[1] = 1
+    tenant_id: UUID
+    events: Annotated[tuple[AnyEvent, ...], Field(min_length=1)]
+
+    @field_validator("events")
+    @classmethod
+    def _stamped(cls, events: tuple[AnyEvent, ...]) -> tuple[AnyEvent, ...]:
+        if any(event.created_at is None for event in events):
+            raise ValueError("createdAt is missing: it is stamped on acceptance")
+        return events
+
+
+class AcceptedEvent(Model):
+    """The answer to one posted event."""
+
+    event_id: UUID
+    customer_id: UUID
+    tenant_id: UUID
+    is_existing: Flag
+    """True (and status 208) where the eventId was taken in before."""
+
+
+class AcceptedRedemption(AcceptedEvent):
+    """The answer to a redemption; a repeated one answers what the first one did."""
+
+    balance: int
+    """Points before the redemption."""
+    pending_balance: int
+    """Points after it."""
+
+
+class RecordedEvent(Model):
+    """One event as event search answers it."""
+
+    event_id: UUID
+    tenant_id: UUID
+    customer_id: UUID
+    created_at: Instant
+    event_type: EventType
+    name_space: str | None
+    reference: str | None
+
+
+def created_at_of(event: EventBase) -> datetime:
+    """The instant of an accepted event, which always has one."""
+    if event.created_at is None:
+        raise ValueError(f"event {event.event_id} was never stamped")
+    return event.created_at

@@ -1,0 +1,173 @@
+"""The ledger: accounts under lock, transactions that are only ever added, balances that are their sum.
+
+Whoever moves points goes through here, in one SQL transaction: lock the accounts, decide, write. Everyone takes locks
+in the same order (events, then customers, then accounts by key, then memberships), so nobody deadlocks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from uuid import UUID
+
+import orjson
+
+from tallymarks.database import Connection
+from tallymarks.events import AnyEvent, RedemptionEvent, created_at_of
+from tallymarks.rules.evaluate import Effected
+from tallymarks.rules.fulfilments import GivePoints
+from tallymarks.sql import customers as customers_sql
+from tallymarks.sql import ledger as sql
+from tallymarks.values import format_instant
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An account whose row this transaction has locked."""
+
+    customer_id: UUID
+    balance: int
+    is_locked: bool
+    customer_created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One row of the ledger: the effect of one fulfilment of one rule on one event, or of the event itself."""
+
+    transaction_id: UUID
+    customer_id: UUID
+    event_id: UUID
+    event_type: str
+    assessment_rule_id: UUID | None
+    created_at: datetime
+    check_sum: bytes
+    name_space: str | None
+    description: str | None
+    amount: int
+    external_reference: str | None
+
+
+async def create_missing_customers(
+    connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID], now: datetime
+) -> None:
+    """Create a bare customer, with an account, for each id that is not known."""
+    created = await connection.fetch(customers_sql.INSERT_MISSING, tenant_id, sorted(customer_ids), now)
+    if created:
+        await connection.execute(
+            customers_sql.INSERT_ACCOUNTS, tenant_id, sorted(row["customer_id"] for row in created)
+        )
+
+
+async def lock_accounts(connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID]) -> dict[UUID, Account]:
+    """Lock the accounts until the transaction ends; unknown customers are not in what comes back."""
+    rows = await connection.fetch(sql.LOCK_ACCOUNTS, tenant_id, sorted(customer_ids))
+    return {
+        row["customer_id"]: Account(row["customer_id"], row["balance"], row["is_locked"], row["created_at"])
+        for row in rows
+    }
+
+
+def transactions_of(
+    tenant_id: UUID, event: AnyEvent, effects: Iterable[Effected], new_id: Callable[[], UUID]
+) -> list[Transaction]:
+    """Make the ledger rows of an event's effects."""
+    rows = []
+    for effected in effects:
+        if isinstance(effected.effect, GivePoints):
+            rule = effected.rule
+            rows.append(
+                _transaction(
+                    tenant_id,
+                    event,
+                    rule_id=rule.rule_id if rule else None,
+                    fulfilment_index=effected.fulfilment_index,
+                    description=rule.name if rule else None,
+                    amount=effected.effect.amount,
+                    transaction_id=new_id(),
+                )
+            )
+    return rows
+
+
+def debit(tenant_id: UUID, event: RedemptionEvent, transaction_id: UUID) -> Transaction:
+    """Make the ledger row of a redemption."""
+    return _transaction(
+        tenant_id,
+        event,
+        rule_id=None,
+        fulfilment_index=0,
+        description=event.redemption.description,
+        amount=-event.redemption.points,
+        transaction_id=transaction_id,
+    )
+
+
+async def write(
+    connection: Connection,
+    tenant_id: UUID,
+    transactions: Sequence[Transaction],
+    balances: Mapping[UUID, int],
+    now: datetime,
+) -> None:
+    """Add transactions, and write the balances that they lead to; the accounts must be locked by this transaction."""
+    if not transactions:
+        return
+    await connection.execute(
+        sql.INSERT_TRANSACTIONS,
+        tenant_id,
+        [row.transaction_id for row in transactions],
+        [row.customer_id for row in transactions],
+        [row.event_id for row in transactions],
+        [row.event_type for row in transactions],
+        [row.assessment_rule_id for row in transactions],
+        [row.created_at for row in transactions],
+        [row.check_sum for row in transactions],
+        [row.name_space for row in transactions],
+        [row.description for row in transactions],
+        [row.amount for row in transactions],
+        [row.external_reference for row in transactions],
+        now,
+    )
+    await connection.execute(sql.UPDATE_BALANCES, tenant_id, list(balances), list(balances.values()), now)
+
+
+def _transaction(
+    tenant_id: UUID,
+    event: AnyEvent,
+    *,
+    rule_id: UUID | None,
+    fulfilment_index: int,
+    description: str | None,
+    amount: int,
+    transaction_id: UUID,
+) -> Transaction:
+    created_at = created_at_of(event)
+    # Over the row's content and what makes it unique, so that the same effect can be written once only, and a row that
+    # was changed behind our back no longer agrees with its sum.
+    content = (
+        tenant_id,
+        event.customer_id,
+        event.event_id,
+        rule_id,
+        fulfilment_index,
+        event.event_type,
+        format_instant(created_at),
+        event.name_space,
+        description,
+        amount,
+        event.reference,
+    )
+    return Transaction(
+        transaction_id=transaction_id,
+        customer_id=event.customer_id,
+        event_id=event.event_id,
+        event_type=event.event_type,
+        assessment_rule_id=rule_id,
+        created_at=created_at,
+        check_sum=sha256(orjson.dumps(content, default=str)).digest(),
+        name_space=event.name_space,
+        description=description,
+        amount=amount,
+        external_reference=event.reference,
+    )

@@ -1,0 +1,68 @@
+"""Every bound of the system, named, in one place; units are part of the names."""
+
+from datetime import UTC, datetime
+
+# What a caller may send.
+BODY_BYTES_MAX = 1024 * 1024
+BATCH_BODY_BYTES_MAX = 4 * 1024 * 1024
+BATCH_EVENTS_MAX = 1_000
+TEXT_LENGTH_MAX = 256
+DESCRIPTION_LENGTH_MAX = 2_000
+EMAIL_ADDRESS_LENGTH_MAX = 254
+ATTRIBUTES_MAX = 100
+ORDER_ITEMS_MAX = 1_000
+ORDER_PAYMENTS_MAX = 50
+ITEM_TAGS_MAX = 50
+COUNT_MAX = 1_000_000_000
+OFFSET_KEY_LENGTH_MAX = 256
+PAGE_LIMIT_DEFAULT = 50
+PAGE_LIMIT_MAX = 100
+
+# Amounts: 12 digits before the point and 4 after it, so an amount times a rate stays inside POINTS_MAX.
+AMOUNT_DIGITS_BEFORE_POINT_MAX = 12
+AMOUNT_DIGITS_AFTER_POINT_MAX = 4
+RATE_MAX = 1_000
+POINTS_MAX = 10**15
+"""Of one transaction and of a balance: exact as a JSON number everywhere, and a factor 9,000 inside a bigint."""
+
+# Instants outside of these are typing errors, and dates computed from them (five years on) must stay valid.
+INSTANT_MIN = datetime(1900, 1, 1, tzinfo=UTC)
+INSTANT_MAX = datetime(2200, 1, 1, tzinfo=UTC)
+EXPIRY_YEARS_MAX = 5
+EXPIRY_COUNT_MAX = {"days": 1_827, "months": 60, "years": 5}
+
+# Rules of one tenant: all active ones are held in memory by each assessor.
+RULES_PER_TENANT_MAX = 10_000
+RULE_CRITERIA_MAX = 50
+RULE_FULFILMENTS_MAX = 50
+
+# What a service holds at a time.
+MESSAGE_EVENTS_MAX = 250
+MESSAGE_BYTES_MAX = 256 * 1024
+"""A message is closed at the first of the two, so that a full prefetch stays within tens of megabytes."""
+PREFETCH_MESSAGES = 256
+ASSESS_EVENTS_MAX = 500
+SWEEP_MEMBERSHIPS_MAX = 1_000
+OUTBOX_MESSAGES_MAX = 100
+API_KEYS_CACHED_MAX = 10_000
+RULE_SETS_CACHED_MAX = 1_000
+DEAD_LETTERS_LISTED_MAX = 1_000
+DELIVERIES_MAX = 20
+"""Deliveries of one message before the broker itself puts it aside (a crash costs one for each message prefetched)."""
+
+# How long anything is waited for.
+STATEMENT_TIMEOUT_SECONDS = 10.0
+TRANSACTION_IDLE_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+RECONNECT_INTERVAL_SECONDS = 1.0
+BODY_TIMEOUT_SECONDS = 30.0
+RETRY_AFTER_SECONDS = 2
+RETRY_WAIT_SECONDS_MAX = 5.0
+STOP_TIMEOUT_SECONDS = 25.0
+"""Kubernetes kills after 30 s by default."""
+API_KEY_FRESH_SECONDS = 2.0
+"""A disabled key stops working within this."""
+API_KEY_STALE_SECONDS = 24 * 3600.0
+"""How long a known key goes on working while PostgreSQL is away."""
+OUTBOX_POLL_SECONDS = 0.5
+SWEEP_POLL_SECONDS = 0.5

@@ -1,0 +1,116 @@
+"""How events travel: many of one tenant in one message, each identified, deduplicated and put aside on its own."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from uuid import UUID
+
+import orjson
+
+from tallymarks import limits
+from tallymarks.broker import OutgoingMessage, Topology
+from tallymarks.events import SCHEMA_VERSION, EventBase, EventMessage, RedemptionEvent
+
+TENANT_HEADER = "tallymarks-tenant-id"
+SCHEMA_VERSION_HEADER = "tallymarks-schema-version"
+REASON_CODE_HEADER = "tallymarks-reason-code"
+REASON_HEADER = "tallymarks-reason"
+EVENT_HEADER = "tallymarks-event-id"
+ROUTING_KEY_HEADER = "tallymarks-routing-key"
+REASON_LENGTH_MAX = 500
+
+
+def event_json(event: EventBase) -> bytes:
+    """Give an event as it travels and as it is recorded; what is absent stays absent."""
+    return event.model_dump_json(exclude_none=True).encode()
+
+
+def event_messages(
+    topology: Topology, tenant_id: UUID, events: Iterable[EventBase], new_id: Callable[[], UUID]
+) -> Iterator[OutgoingMessage]:
+    """Pack accepted events into messages: by partition, bounded in events and bytes, in the order given."""
+    by_partition: defaultdict[int, list[bytes]] = defaultdict(list)
+    for event in events:
+        by_partition[topology.partition(tenant_id, event.customer_id)].append(event_json(event))
+    for partition, bodies in by_partition.items():
+        for part in _bounded(bodies):
+            yield OutgoingMessage(
+                exchange=topology.events_exchange,
+                routing_key=str(partition),
+                body=_body(tenant_id, part),
+                headers=_headers(tenant_id),
+                message_id=new_id(),
+            )
+
+
+def dead_letter(
+    topology: Topology,
+    tenant_id: UUID,
+    event: EventBase,
+    *,
+    reason_code: str,
+    reason: str,
+    new_id: Callable[[], UUID],
+) -> OutgoingMessage:
+    """Put one event aside: the message that it would travel in, with the reason in its headers."""
+    return OutgoingMessage(
+        exchange=topology.dead_letters,
+        routing_key=str(topology.partition(tenant_id, event.customer_id)),
+        body=_body(tenant_id, [event_json(event)]),
+        headers={
+            **_headers(tenant_id),
+            EVENT_HEADER: str(event.event_id),
+            REASON_CODE_HEADER: reason_code,
+            REASON_HEADER: reason[:REASON_LENGTH_MAX],
+        },
+        message_id=new_id(),
+    )
+
+
+def unreadable_letter(topology: Topology, body: bytes, reason: str, new_id: Callable[[], UUID]) -> OutgoingMessage:
+    """Put a message aside that is no events of ours."""
+    return OutgoingMessage(
+        exchange=topology.dead_letters,
+        routing_key="0",
+        body=body,
+        headers={REASON_CODE_HEADER: "UnreadableMessage", REASON_HEADER: reason[:REASON_LENGTH_MAX]},
+        message_id=new_id(),
+    )
+
+
+def read_events(body: bytes) -> EventMessage:
+    """Read the body of a message.
+
+    Raises:
+        pydantic.ValidationError: it is not one of ours, or of a schema version that this program does not know.
+    """
+    return EventMessage.model_validate_json(body)
+
+
+def is_decided(event: EventBase) -> bool:
+    """Tell whether the event was claimed and debited before it was sent, as redemptions are."""
+    return isinstance(event, RedemptionEvent)
+
+
+def _headers(tenant_id: UUID) -> dict[str, str | int]:
+    return {TENANT_HEADER: str(tenant_id), SCHEMA_VERSION_HEADER: SCHEMA_VERSION}
+
+
+def _body(tenant_id: UUID, events: Sequence[bytes]) -> bytes:
+    return b'{"schemaVersion":%d,"tenantId":%b,"events":[%b]}' % (
+        SCHEMA_VERSION,
+        orjson.dumps(tenant_id),
+        b",".join(events),
+    )
+
+
+def _bounded(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:
+    part: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if part and (len(part) == limits.MESSAGE_EVENTS_MAX or size + len(body) > limits.MESSAGE_BYTES_MAX):
+            yield part
+            part, size = [], 0
+        part.append(body)
+        size += len(body)
+    if part:
+        yield part

@@ -1,0 +1,56 @@
+"""The rules that assessors hold in memory, and how they notice a change: by its number, in each transaction.
+
+So a change counts from the next batch on, wherever the assessor runs, and no announcement of it can be lost.
+"""
+
+from uuid import UUID
+
+import orjson
+from cachetools import LRUCache
+
+from tallymarks import limits
+from tallymarks.database import Connection, Record
+from tallymarks.rules.evaluate import RuleSet
+from tallymarks.rules.rule import Rule
+from tallymarks.segments import Segment
+from tallymarks.sql import rules as sql
+
+
+class RuleSets:
+    """The rule sets of the tenants seen last."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._by_tenant: LRUCache[UUID, RuleSet] = LRUCache(limits.RULE_SETS_CACHED_MAX)
+
+    async def current(self, connection: Connection, tenant_id: UUID) -> RuleSet | None:
+        """Give the tenant's rules as they are now, read anew only where their revision is another.
+
+        None where there is no such tenant.
+        """
+        revision = await connection.fetchval(sql.SELECT_REVISION, tenant_id)
+        if revision is None:
+            return None
+        known = self._by_tenant.get(tenant_id)
+        if known is None or known.revision != revision:
+            known = await _read(connection, tenant_id, revision)
+            self._by_tenant[tenant_id] = known
+        return known
+
+
+async def _read(connection: Connection, tenant_id: UUID, revision: int) -> RuleSet:
+    rules = [rule_of(row) for row in await connection.fetch(sql.SELECT_ACTIVE_RULES, tenant_id)]
+    named = sorted({segment_id for rule in rules for _, segment_id in rule.segments_named()})
+    segments = [segment_of(row) for row in await connection.fetch(sql.SELECT_SEGMENTS_NAMED, tenant_id, named)]
+    return RuleSet.of(revision, rules, segments)
+
+
+def rule_of(row: Record) -> Rule:
+    """Read a stored rule."""
+    kept = {name: row[name] for name in ("rule_id", "tenant_id", "created_at", "changed_at")}
+    return Rule.model_validate({**orjson.loads(row["definition"]), **kept})
+
+
+def segment_of(row: Record) -> Segment:
+    """Read a stored segment."""
+    return Segment.model_validate({**dict(row), "expiry": orjson.loads(row["expiry"])})

@@ -1,0 +1,145 @@
+"""Fulfilments: each a small class that turns a matched event into an effect.
+
+A new fulfilment is one class here, its name in `Fulfilment`, and its tests; a new kind of effect is also a branch in
+`evaluate.apply` and in the ledger, which writes it.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_FLOOR, Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field, field_validator
+
+from tallymarks.events import EventType
+from tallymarks.rules.facts import CustomerState, Facts
+from tallymarks.segments import Segment, lapses_at, later
+from tallymarks.values import Model, Points, Rate
+
+SPEND_EVENT_TYPES = frozenset({EventType.ORDER, EventType.TRANSACTION})
+
+
+@dataclass(frozen=True, slots=True)
+class GivePoints:
+    """A points transaction of this amount."""
+
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinSegment:
+    """The customer is a member from now on, until the instant given (None: for good)."""
+
+    segment_id: UUID
+    lapses_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveSegment:
+    """The customer is no member from now on."""
+
+    segment_id: UUID
+
+
+Effect = GivePoints | JoinSegment | LeaveSegment
+
+
+def join(segment: Segment, customer: CustomerState, now: datetime) -> JoinSegment | None:
+    """Give what joining the segment now comes to: a later lapse for a current member, None where it takes nobody."""
+    if not segment.takes_members(now):
+        return None
+    lapse = lapses_at(segment.expiry, joined_at=now, customer_created_at=customer.created_at)
+    if customer.is_member(segment.segment_id, now):
+        lapse = later(lapse, customer.memberships[segment.segment_id])
+    return JoinSegment(segment.segment_id, lapse)
+
+
+class FulfilmentBase(Model):
+    """One thing that a matching rule does."""
+
+    @abstractmethod
+    def fulfil(self, facts: Facts) -> Effect | None:
+        """Give the effect, None where there is none; never raises on a valid event of a fitting type."""
+
+    def event_types(self) -> frozenset[EventType]:
+        """Name the types of event that it can follow."""
+        return frozenset(EventType)
+
+    def segment_ids(self) -> Iterator[UUID]:
+        """Name the segments that must exist for the fulfilment to mean anything."""
+        return iter(())
+
+
+class GivePointsPerEvent(FulfilmentBase):
+    """The same number of points for each matching event; a negative number takes points."""
+
+    type: Literal["points"]
+    amount: Points
+
+    @field_validator("amount")
+    @classmethod
+    def _moves_something(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must not be zero")
+        return value
+
+    def fulfil(self, facts: Facts) -> Effect | None:  # noqa: ARG002 - it is the same for every event
+        """Give the amount."""
+        return GivePoints(self.amount)
+
+
+class GivePointsPerUnit(FulfilmentBase):
+    """Points for each unit of spend (order total, transaction amount), rounded down to whole points."""
+
+    type: Literal["pointsPerUnit"]
+    rate: Rate
+
+    def event_types(self) -> frozenset[EventType]:
+        """Only orders and transactions are spend."""
+        return SPEND_EVENT_TYPES
+
+    def fulfil(self, facts: Facts) -> Effect | None:
+        """Give rate × spend; none where it comes to less than a point, down (so away from zero) for a refund."""
+        points = int((self.rate * (facts.event.spend or Decimal(0))).to_integral_value(ROUND_FLOOR))
+        return GivePoints(points) if points else None
+
+
+class AddToSegment(FulfilmentBase):
+    """Makes the customer a member, or moves the lapse of a member forward, never back."""
+
+    type: Literal["addToSegment"]
+    segment_id: UUID
+
+    def segment_ids(self) -> Iterator[UUID]:
+        """Name the segment that is joined."""
+        yield self.segment_id
+
+    def fulfil(self, facts: Facts) -> Effect | None:
+        """Join, unless the segment takes no members."""
+        segment = facts.segments.get(self.segment_id)
+        return join(segment, facts.customer, facts.now) if segment else None
+
+
+class RemoveFromSegment(FulfilmentBase):
+    """Ends the customer's membership."""
+
+    type: Literal["removeFromSegment"]
+    segment_id: UUID
+
+    def segment_ids(self) -> Iterator[UUID]:
+        """Name the segment that is left."""
+        yield self.segment_id
+
+    def fulfil(self, facts: Facts) -> Effect | None:
+        """Leave, where the customer is a member."""
+        return LeaveSegment(self.segment_id) if self.segment_id in facts.customer.memberships else None
+
+
+Fulfilment = Annotated[
+    GivePointsPerEvent | GivePointsPerUnit | AddToSegment | RemoveFromSegment,
+    Field(discriminator="type"),
+]
+"""The registry of fulfilments."""

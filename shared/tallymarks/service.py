@@ -1,0 +1,105 @@
+"""What every service's start and stop have in common."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import NoReturn
+from uuid import UUID
+
+import structlog
+import uuid_utils.compat
+import uvloop
+from aiohttp import web
+from pydantic import ValidationError
+
+from tallymarks import limits
+from tallymarks.broker import Broker, Topology
+from tallymarks.database import Database
+from tallymarks.logs import configure_logging
+from tallymarks.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+Serve = Callable[[Settings, asyncio.Event], Awaitable[None]]
+
+
+def run_service(name: str, serve: Serve) -> None:
+    """Run a service until SIGTERM or SIGINT, then let it finish what it holds; ends the process.
+
+    Exits with 0 after a stop, 1 when a part of the service failed, 2 when its settings are wrong.
+    """
+    settings = load_settings()
+    if not settings.amqp_url:
+        fail("TALLYMARKS_AMQP_URL is not set")
+    configure_logging(name, settings.log_format)
+    try:
+        uvloop.run(_until_stopped(serve, settings))
+    except Exception:
+        log.exception("the service failed")
+        sys.exit(1)
+    log.info("stopped")
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment; ends the process with what is wrong with them."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        fail("; ".join(f"TALLYMARKS_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()))
+
+
+def fail(message: str) -> NoReturn:
+    """End the process with a sentence for the operator."""
+    sys.stderr.write(f"tallymarks: {message}\n")
+    sys.exit(2)
+
+
+async def _until_stopped(serve: Serve, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)
+
+
+@asynccontextmanager
+async def opened_parts(settings: Settings, name: str) -> AsyncIterator[tuple[Database, Broker]]:
+    """Prepare the database and the broker; neither is waited for, and both are closed at the end."""
+    database = Database(settings.database_url, pool_size=settings.database_pool_size, application_name=name)
+    await database.open()
+    topology = Topology(settings.topology_prefix, settings.partitions)
+    broker = Broker(settings.amqp_url, topology, confirm_timeout_seconds=settings.confirm_timeout_seconds, name=name)
+    try:
+        yield database, broker
+    finally:
+        await broker.close()
+        await database.close()
+
+
+@asynccontextmanager
+async def listening(app: web.Application, settings: Settings, default_port: int) -> AsyncIterator[int]:
+    """Serve HTTP; gives the port. On leaving, requests under way are finished first."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.STOP_TIMEOUT_SECONDS)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, default_port if settings.port is None else settings.port)
+        await site.start()
+        port: int = runner.addresses[0][1]
+        log.info("listening", host=settings.host, port=port)
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+def utc_now() -> datetime:
+    """Give the present instant, in whole milliseconds as all instants of the contract are."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def new_id() -> UUID:
+    """Make an id that sorts by the time it was made (version 7), so that new rows lie together."""
+    return uuid_utils.compat.uuid7()

@@ -1,0 +1,100 @@
+"""Customers and their account rows."""
+
+INSERT_MISSING = """
+-- Create bare customers for ids that are not known yet. $2 sorted.
+INSERT INTO customers (
+    tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text, created_at, changed_at
+)
+SELECT $1, new.customer_id, false, false, false, '[]', '', $3::timestamptz, $3::timestamptz
+FROM unnest($2::uuid[]) AS new (customer_id)
+WHERE NOT EXISTS (
+    SELECT FROM customers known WHERE known.tenant_id = $1 AND known.customer_id = new.customer_id
+)
+ORDER BY new.customer_id
+ON CONFLICT (tenant_id, customer_id) DO NOTHING
+RETURNING customer_id
+"""
+
+INSERT_ACCOUNTS = """
+-- Open the accounts of customers that this transaction has just created.
+INSERT INTO accounts (tenant_id, customer_id, balance, is_locked)
+SELECT $1, new.customer_id, 0, false
+FROM unnest($2::uuid[]) AS new (customer_id)
+"""
+
+REGISTER = """
+-- Write a registration over the bare row that INSERT_MISSING has made sure of; no row where it was registered before.
+UPDATE customers
+SET
+    first_name = $3, last_name = $4, display_name = $5, email_address = $6, email_address_folded = $7,
+    mobile_number = $8,
+    optin_sms = $9, optin_email = $10, accept_terms = $11, attributes = $12::jsonb, date_of_birth = $13,
+    contact_phone = $14, external_reference = $15, external_status = $16, search_text = $17, changed_at = $18,
+    registered_at = $18
+WHERE tenant_id = $1 AND customer_id = $2 AND registered_at IS NULL
+RETURNING created_at
+"""
+
+SELECT_CUSTOMER = """
+SELECT
+    c.customer_id, c.tenant_id, c.first_name, c.last_name, c.display_name, c.email_address, a.is_locked,
+    c.mobile_number, c.optin_sms, c.optin_email, c.accept_terms, c.attributes, c.date_of_birth, c.created_at,
+    c.changed_at,
+    c.contact_phone, c.external_reference, c.external_status
+FROM customers c
+JOIN accounts a ON a.tenant_id = c.tenant_id AND a.customer_id = c.customer_id
+WHERE c.tenant_id = $1 AND a.tenant_id = $1 AND c.customer_id = $2
+"""
+
+LOCK_CUSTOMER = """
+-- Held while an update is applied to what was read.
+SELECT customer_id FROM customers WHERE tenant_id = $1 AND customer_id = $2 FOR NO KEY UPDATE
+"""
+
+UPDATE_CUSTOMER = """
+UPDATE customers
+SET
+    first_name = $3, last_name = $4, display_name = $5, email_address = $6, email_address_folded = $7,
+    mobile_number = $8,
+    optin_sms = $9, optin_email = $10, accept_terms = $11, attributes = $12::jsonb, date_of_birth = $13,
+    contact_phone = $14, external_reference = $15, external_status = $16, search_text = $17, changed_at = $18
+WHERE tenant_id = $1 AND customer_id = $2
+"""
+
+UPDATE_ACCOUNT_LOCK = """
+-- Waits for whoever moves points of this account: after the commit no redemption that saw it open is under way.
+UPDATE accounts SET is_locked = $3 WHERE tenant_id = $1 AND customer_id = $2
+"""
+
+SELECT_BALANCE = """
+SELECT a.balance, coalesce(a.balance_changed_at, c.created_at) AS changed_at
+FROM accounts a
+JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
+WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = $2
+"""
+
+SELECT_CUSTOMER_CREATED_AT = """
+SELECT created_at FROM customers WHERE tenant_id = $1 AND customer_id = $2
+"""
+
+SELECT_PAGE = """
+-- A page of all customers.
+SELECT
+    customer_id, tenant_id, first_name, last_name, display_name, email_address, created_at, changed_at, contact_phone,
+    external_reference, external_status
+FROM customers
+WHERE tenant_id = $1 AND customer_id > $2
+ORDER BY customer_id
+LIMIT $3
+"""
+
+SEARCH_PAGE = """
+-- A page of the customers whose search text contains the pattern ($4, escaped; the trigram index serves it).
+SELECT
+    customer_id, tenant_id, first_name, last_name, display_name, email_address, created_at, changed_at, contact_phone,
+    external_reference, external_status
+FROM customers
+WHERE tenant_id = $1 AND customer_id > $2 AND search_text LIKE $4
+ORDER BY customer_id
+LIMIT $3
+"""

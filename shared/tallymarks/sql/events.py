@@ -1,0 +1,89 @@
+"""Recorded events."""
+
+INSERT_EVENTS = """
+-- Claim events: the rows that come back are new, all others have taken effect before. Sorted by event_id.
+INSERT INTO events (
+    tenant_id, event_id, customer_id, event_type, name_space, reference, created_at, recorded_at, assessed_at, body
+)
+SELECT
+    $1, e.event_id, e.customer_id, e.event_type, e.name_space, e.reference, e.created_at, $9::timestamptz,
+    $9::timestamptz, e.body::jsonb
+FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[])
+    AS e (event_id, customer_id, event_type, name_space, reference, created_at, body)
+ORDER BY e.event_id
+ON CONFLICT (tenant_id, event_id) DO NOTHING
+RETURNING event_id
+"""
+
+INSERT_REDEMPTION = """
+-- Claim a redemption; it is debited in this transaction and assessed later.
+INSERT INTO events (
+    tenant_id, event_id, customer_id, event_type, name_space, reference, created_at, recorded_at, assessed_at, body
+)
+VALUES ($1, $2, $3, 'redemption', $4, $5, $6, $7, NULL, $8::jsonb)
+ON CONFLICT (tenant_id, event_id) DO NOTHING
+RETURNING event_id
+"""
+
+LOCK_REDEMPTIONS = """
+-- Of debited redemptions those not assessed yet, locked in key order: another assessor may have the same message.
+SELECT event_id FROM events
+WHERE tenant_id = $1 AND event_id = ANY($2::uuid[]) AND event_type = 'redemption' AND assessed_at IS NULL
+ORDER BY event_id
+FOR NO KEY UPDATE
+"""
+
+MARK_ASSESSED = """
+UPDATE events SET assessed_at = $3 WHERE tenant_id = $1 AND event_id = ANY($2::uuid[])
+"""
+
+SELECT_EXISTING = """
+-- Of the given events those that have taken effect.
+SELECT event_id FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[]) AND event_type <> 'error'
+"""
+
+SELECT_EVENT = """
+SELECT event_type, customer_id, body FROM events WHERE tenant_id = $1 AND event_id = $2
+"""
+
+SEARCH_OF_CUSTOMER = """
+-- A page of one customer's events, newest first.
+SELECT
+    event_id, tenant_id, customer_id, created_at, event_type, name_space, reference
+FROM events
+WHERE
+    tenant_id = $1 AND customer_id = $2
+    AND ($3::text IS NULL OR event_type = $3)
+    AND ($4::text IS NULL OR name_space ILIKE $4 OR reference ILIKE $4)
+    AND created_at >= $5 AND (created_at, event_id) < ($6, $7)
+ORDER BY created_at DESC, event_id DESC
+LIMIT $8
+"""
+
+SEARCH_OF_EVENT = """
+-- A page of one event's events ($2), newest first; of any customer where $9 is null.
+SELECT
+    event_id, tenant_id, customer_id, created_at, event_type, name_space, reference
+FROM events
+WHERE
+    tenant_id = $1 AND event_id = $2 AND ($9::uuid IS NULL OR customer_id = $9)
+    AND ($3::text IS NULL OR event_type = $3)
+    AND ($4::text IS NULL OR name_space ILIKE $4 OR reference ILIKE $4)
+    AND created_at >= $5 AND (created_at, event_id) < ($6, $7)
+ORDER BY created_at DESC, event_id DESC
+LIMIT $8
+"""
+
+SEARCH_ALL = """
+-- A page of all customers' events, newest first; $2 is null.
+SELECT
+    event_id, tenant_id, customer_id, created_at, event_type, name_space, reference
+FROM events
+WHERE
+    tenant_id = $1 AND $2::uuid IS NULL
+    AND ($3::text IS NULL OR event_type = $3)
+    AND ($4::text IS NULL OR name_space ILIKE $4 OR reference ILIKE $4)
+    AND created_at >= $5 AND (created_at, event_id) < ($6, $7)
+ORDER BY created_at DESC, event_id DESC
+LIMIT $8
+"""

@@ -1,0 +1,95 @@
+"""Accounts under lock, transactions, and the proof that they agree."""
+
+LOCK_ACCOUNTS = """
+-- The account lock: rows in key order, so that two batches wait for each other and never deadlock. $2 sorted.
+SELECT a.customer_id, a.balance, a.is_locked, c.created_at
+FROM accounts a
+JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
+WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = ANY($2::uuid[])
+ORDER BY a.customer_id
+FOR UPDATE OF a
+"""
+
+INSERT_TRANSACTIONS = """
+INSERT INTO transactions (
+    tenant_id, transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, recorded_at,
+    check_sum, name_space, description, amount, external_reference
+)
+SELECT
+    $1, t.transaction_id, t.customer_id, t.event_id, t.event_type, t.assessment_rule_id, t.created_at, $13::timestamptz,
+    t.check_sum, t.name_space, t.description, t.amount, t.external_reference
+FROM unnest(
+    $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::uuid[], $7::timestamptz[], $8::bytea[], $9::text[], $10::text[],
+    $11::bigint[], $12::text[]
+) AS t (
+    transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, check_sum, name_space,
+    description, amount, external_reference
+)
+"""
+
+UPDATE_BALANCES = """
+-- Write the balances of locked accounts.
+UPDATE accounts a SET balance = new.balance, balance_changed_at = $4
+FROM unnest($2::uuid[], $3::bigint[]) AS new (customer_id, balance)
+WHERE a.tenant_id = $1 AND a.customer_id = new.customer_id
+"""
+
+SEARCH_OF_CUSTOMER = """
+-- A page of one customer's transactions, newest first.
+SELECT
+    transaction_id, customer_id, tenant_id, event_id, assessment_rule_id, created_at, check_sum, name_space,
+    description, amount, external_reference
+FROM transactions
+WHERE
+    tenant_id = $1 AND customer_id = $2
+    AND ($3::text IS NULL OR event_type = $3)
+    AND ($4::text IS NULL OR name_space ILIKE $4 OR external_reference ILIKE $4)
+    AND created_at >= $5 AND (created_at, transaction_id) < ($6, $7)
+ORDER BY created_at DESC, transaction_id DESC
+LIMIT $8
+"""
+
+SEARCH_OF_EVENT = """
+-- A page of one event's transactions ($2), newest first; of any customer where $9 is null.
+SELECT
+    transaction_id, customer_id, tenant_id, event_id, assessment_rule_id, created_at, check_sum, name_space,
+    description, amount, external_reference
+FROM transactions
+WHERE
+    tenant_id = $1 AND event_id = $2 AND ($9::uuid IS NULL OR customer_id = $9)
+    AND ($3::text IS NULL OR event_type = $3)
+    AND ($4::text IS NULL OR name_space ILIKE $4 OR external_reference ILIKE $4)
+    AND created_at >= $5 AND (created_at, transaction_id) < ($6, $7)
+ORDER BY created_at DESC, transaction_id DESC
+LIMIT $8
+"""
+
+SEARCH_ALL = """
+-- A page of all customers' transactions, newest first; $2 is null.
+SELECT
+    transaction_id, customer_id, tenant_id, event_id, assessment_rule_id, created_at, check_sum, name_space,
+    description, amount, external_reference
+FROM transactions
+WHERE
+    tenant_id = $1 AND $2::uuid IS NULL
+    AND ($3::text IS NULL OR event_type = $3)
+    AND ($4::text IS NULL OR name_space ILIKE $4 OR external_reference ILIKE $4)
+    AND created_at >= $5 AND (created_at, transaction_id) < ($6, $7)
+ORDER BY created_at DESC, transaction_id DESC
+LIMIT $8
+"""
+
+SELECT_DIFFERING_BALANCES = """
+-- Invariant 2: the customers whose balance is not the sum of their transactions; no row is the proof.
+SELECT
+    coalesce(a.customer_id, t.customer_id) AS customer_id,
+    coalesce(a.balance, 0) AS balance,
+    coalesce(t.amount, 0) AS amount
+FROM (SELECT customer_id, balance FROM accounts WHERE tenant_id = $1) AS a
+FULL JOIN (
+    SELECT customer_id, sum(amount) AS amount FROM transactions WHERE tenant_id = $1 GROUP BY customer_id
+) AS t ON t.customer_id = a.customer_id
+WHERE coalesce(a.balance, 0) <> coalesce(t.amount, 0)
+ORDER BY 1
+LIMIT $2
+"""
