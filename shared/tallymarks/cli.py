@@ -18,12 +18,11 @@ import cyclopts
 import orjson
 from pydantic import ValidationError
 
-from tallymarks import dead_letters, limits
+from tallymarks import dead_letters, limits, tenants
 from tallymarks.broker import Broker, Topology
-from tallymarks.credentials import NewCredential, Role
-from tallymarks.database import UNAVAILABLE_ERRORS, Connection, Database
-from tallymarks.errors import Refusal, ResourceNotFound, Unavailable
-from tallymarks.paging import new_paging_secret
+from tallymarks.credentials import Role
+from tallymarks.database import UNAVAILABLE_ERRORS, Database
+from tallymarks.errors import Refusal, Unavailable
 from tallymarks.service import load_settings, new_id, utc_now
 from tallymarks.settings import Settings
 from tallymarks.sql import ledger as ledger_sql
@@ -68,7 +67,8 @@ def create_tenant(name: str) -> None:
     name
         What people call the tenant.
     """
-    _run(lambda database: _create_tenant(database, name))
+    created = _run(lambda database: tenants.create_tenant(database, name, now=utc_now(), new_id=new_id))
+    _print({**created.model_dump(mode="json"), "name": name})
 
 
 @api_key_app.command(name="create")
@@ -84,7 +84,8 @@ def create_api_key(tenant_id: UUID, name: str, *, role: Role = Role.INTEGRATION)
     role
         integration posts events and reads; admin also manages and adjusts points.
     """
-    _run(lambda database: _create_api_key(database, tenant_id, name, role))
+    created = _run(lambda database: tenants.create_api_key(database, tenant_id, name, role, utc_now()))
+    _print(created.model_dump(mode="json"))
 
 
 @ledger_app.command(name="verify")
@@ -170,52 +171,11 @@ async def _with_broker(settings: Settings, work: Callable[[Broker], Awaitable[No
         await broker.close()
 
 
-async def _create_tenant(database: Database, name: str) -> None:
-    tenant_id, credential, now = new_id(), NewCredential.generate(), utc_now()
-    async with database.transaction(tenant_id) as connection:
-        await connection.execute(tenancy.INSERT_TENANT, tenant_id, name, new_paging_secret(), now)
-        await _insert_key(connection, tenant_id, credential, "admin", Role.ADMIN)
-    _print(
-        {
-            "tenantId": tenant_id,
-            "name": name,
-            "apiKey": credential.api_key,
-            "apiSecret": credential.secret,
-            "role": "admin",
-        }
-    )
-
-
-async def _create_api_key(database: Database, tenant_id: UUID, name: str, role: Role) -> None:
-    credential = NewCredential.generate()
-    async with database.transaction(tenant_id) as connection:
-        if not await connection.fetchval(tenancy.SELECT_TENANT_EXISTS, tenant_id):
-            raise ResourceNotFound(f"There is no tenant {tenant_id}.")
-        await _insert_key(connection, tenant_id, credential, name, role)
-    _print(
-        {
-            "tenantId": tenant_id,
-            "name": name,
-            "apiKey": credential.api_key,
-            "apiSecret": credential.secret,
-            "role": role,
-        }
-    )
-
-
-async def _insert_key(
-    connection: Connection, tenant_id: UUID, credential: NewCredential, name: str, role: Role
-) -> None:
-    await connection.execute(
-        tenancy.INSERT_API_KEY, tenant_id, credential.api_key, name, role, credential.secret_sha256, utc_now()
-    )
-
-
 async def _verify_ledger(database: Database, only: UUID | None) -> bool:
     """Print what differs; give whether nothing does."""
-    tenants = customers = 0
+    verified = customers = 0
     async for tenant_id in _tenants(database, only):
-        tenants += 1
+        verified += 1
         async with database.transaction(tenant_id) as connection:
             # The one statement that reads a whole tenant.
             await connection.execute("SET LOCAL statement_timeout = 0")
@@ -232,7 +192,7 @@ async def _verify_ledger(database: Database, only: UUID | None) -> bool:
                     "transactions": int(row["amount"]),
                 }
             )
-    _print({"tenants": tenants, "differingCustomers": customers})
+    _print({"tenants": verified, "differingCustomers": customers})
     return customers == 0
 
 

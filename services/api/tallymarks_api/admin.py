@@ -6,8 +6,8 @@ from uuid import UUID
 import asyncpg
 from pydantic import Field, TypeAdapter
 
-from tallymarks import limits
-from tallymarks.credentials import NewCredential, Role
+from tallymarks import limits, tenants
+from tallymarks.credentials import Role
 from tallymarks.database import Connection, Record
 from tallymarks.errors import AlreadyExists, InvalidRequest, LimitReached, OwnKey, ResourceNotFound, SegmentNotFound
 from tallymarks.rule_sets import rule_of, segment_of
@@ -15,7 +15,8 @@ from tallymarks.rules.rule import NewRule, Rule
 from tallymarks.segments import NewSegment, Segment
 from tallymarks.sql import rules as sql
 from tallymarks.sql import tenancy
-from tallymarks.values import Flag, Instant, Model, RequiredText
+from tallymarks.tenants import ApiKey, CreatedApiKey
+from tallymarks.values import Flag, Model, RequiredText
 from tallymarks_api.calls import Answer, Call, Endpoint, Nothing
 from tallymarks_api.paged import PageQuery, last_id, last_text, next_by_id
 
@@ -67,23 +68,6 @@ class ApiKeyChange(NewApiKey):
 
     is_enabled: Flag = True
     """A disabled key is refused within 2 seconds."""
-
-
-class ApiKey(Model):
-    """A key; its secret is never shown again."""
-
-    api_key: str
-    name: str
-    role: Role
-    is_enabled: bool
-    created_at: Instant
-    changed_at: Instant
-
-
-class CreatedApiKey(ApiKey):
-    """A new key with its secret, which is shown this once."""
-
-    api_secret: str
 
 
 class ApiKeysPage(Model):
@@ -193,23 +177,8 @@ async def get_api_key(call: Call[ApiKeyPath, Nothing, None]) -> Answer:
 
 async def create_api_key(call: Call[Nothing, Nothing, NewApiKey]) -> Answer:
     """Make a key; its secret is in this answer and nowhere else."""
-    credential, now = NewCredential.generate(), call.parts.now()
-    name, role = call.body.name, call.body.role
-    async with call.parts.database.transaction(call.tenant_id) as connection:
-        await connection.execute(
-            tenancy.INSERT_API_KEY, call.tenant_id, credential.api_key, name, role, credential.secret_sha256, now
-        )
-    return Answer(
-        CreatedApiKey(
-            api_key=credential.api_key,
-            api_secret=credential.secret,
-            name=name,
-            role=role,
-            is_enabled=True,
-            created_at=now,
-            changed_at=now,
-        )
-    )
+    body, parts = call.body, call.parts
+    return Answer(await tenants.create_api_key(parts.database, call.tenant_id, body.name, body.role, parts.now()))
 
 
 async def replace_api_key(call: Call[ApiKeyPath, Nothing, ApiKeyChange]) -> Answer:
