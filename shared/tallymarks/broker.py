@@ -9,7 +9,7 @@ from zlib import crc32
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel, AbstractRobustConnection
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError, PublishError
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AMQPChannelError, DeliveryError, PublishError
 
 from tallymarks import limits
 from tallymarks.errors import Unavailable
@@ -92,9 +92,17 @@ class Broker:
                 await asyncio.sleep(limits.RECONNECT_INTERVAL_SECONDS)
             else:
                 self._connection = connection
-        publishing = await self.channel()
-        await self._declare(publishing)
-        self._publishing = publishing
+        while self._publishing is None:
+            try:
+                publishing = await self.channel()
+                await self._declare(publishing)
+            except AMQPChannelError:
+                raise  # the broker refuses what is declared, and always will
+            except UNAVAILABLE_ERRORS as error:
+                log.warning("the broker went away", error=str(error))
+                await asyncio.sleep(limits.RECONNECT_INTERVAL_SECONDS)
+            else:
+                self._publishing = publishing
 
     async def channel(self) -> AbstractRobustChannel:
         """Open another channel on the connection; it comes back with it."""
@@ -164,14 +172,15 @@ class Broker:
                 return
 
     async def consume(self, take: Callable[[AbstractIncomingMessage], Awaitable[None]]) -> AbstractRobustChannel:
-        """Hand messages of every partition to `take`, never more than the prefetch unacknowledged.
+        """Hand messages of every partition to `take`, in all never more than the prefetch unacknowledged.
 
         Closing the channel that comes back stops it, and returns what was not acknowledged.
         """
         channel = await self.channel()
-        await channel.set_qos(prefetch_count=limits.PREFETCH_MESSAGES)
+        await channel.set_qos(prefetch_count=max(1, limits.PREFETCH_MESSAGES // self.topology.partitions))
         for partition in range(self.topology.partitions):
-            queue = await channel.get_queue(self.topology.events_queue(partition), ensure=False)
+            # Asked for, not assumed: the channel brings back the consumers of queues that it was told of, no others.
+            queue = await channel.get_queue(self.topology.events_queue(partition))
             await queue.consume(take)
         return channel
 

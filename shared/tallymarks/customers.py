@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from tallymarks.values import Attribute, Attributes, EmailAddress, Flag, Instant, Model, Text
+from tallymarks.values import Attribute, Attributes, EmailAddress, Flag, Id, Instant, Model, Text
 
 
 class CustomerFields(Model):
@@ -31,7 +31,7 @@ class CustomerFields(Model):
 class NewCustomer(CustomerFields):
     """The body that registers a customer."""
 
-    customer_id: UUID | None = None
+    customer_id: Id | None = None
     """Made by the service where the caller gives none."""
 
 

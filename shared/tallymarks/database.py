@@ -1,5 +1,6 @@
 """PostgreSQL: the pool, and transactions that see one tenant."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeAlias
@@ -24,8 +25,10 @@ UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.CrashShutdownError,
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
 )
-"""The database is away, or not itself (a standby): nothing is wrong with what was asked of it."""
+"""The database is away, or not itself (a standby, or not migrated yet): nothing is wrong with what was asked of it."""
 
 CONTENTION_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.SerializationError,
@@ -81,14 +84,20 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection that sees the tables that tenants share and no row of any tenant."""
         try:
-            async with self._pool.acquire(timeout=limits.CONNECT_TIMEOUT_SECONDS) as connection:
-                yield connection
+            connection = await self._pool.acquire(timeout=limits.CONNECT_TIMEOUT_SECONDS)
+        except asyncpg.PostgresError as error:
+            # It refuses connections: it starts, stops, is full, or was not set up for us yet.
+            raise DatabaseAway(str(error)) from error
+        try:
+            yield connection
         except asyncpg.InterfaceError as error:
             # The driver uses one class for a closed connection and for an argument that it cannot encode; only the
             # second is a ValueError, and a fault of ours.
             if isinstance(error, ValueError):
                 raise
             raise DatabaseAway(str(error)) from error
+        finally:
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self, tenant_id: UUID) -> AsyncIterator[Connection]:
@@ -100,7 +109,7 @@ class Database:
     async def is_reachable(self) -> bool:
         """Ask whether the database answers."""
         try:
-            async with self.connection() as connection:
+            async with asyncio.timeout(limits.HEALTH_TIMEOUT_SECONDS), self.connection() as connection:
                 await connection.fetchval("SELECT 1")
         except TRANSIENT_ERRORS:
             return False

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field, field_validator
 
 from tallymarks import limits
-from tallymarks.values import Amount, Attributes, Count, Flag, Instant, LongText, Model, Points, Text
+from tallymarks.values import Amount, Attributes, Count, Flag, Id, Instant, LongText, Model, PointsMoved, Text
 
 SCHEMA_VERSION = 1
 
@@ -29,9 +29,9 @@ class EventType(StrEnum):
 class EventBase(Model):
     """The fields that every event has."""
 
-    event_id: UUID
+    event_id: Id
     """Unique in the tenant: sending the same id again never counts twice."""
-    customer_id: UUID
+    customer_id: Id
     """An unknown one creates the customer."""
     name_space: Text | None = None
     """Dotted, such as `Customer.Registration`."""
@@ -131,14 +131,7 @@ class TransactionEvent(EventBase):
 class PointsQuantity(Model):
     """Points earned (positive) or taken (negative)."""
 
-    quantity: Points
-
-    @field_validator("quantity")
-    @classmethod
-    def _moves_something(cls, value: int) -> int:
-        if value == 0:
-            raise ValueError("must not be zero")
-        return value
+    quantity: PointsMoved
 
 
 class PointsEvent(EventBase):
@@ -176,7 +169,7 @@ class EventMessage(Model):
 
     schema_version: Literal[1] = 1
     tenant_id: UUID
-    events: Annotated[tuple[AnyEvent, ...], Field(min_length=1)]
+    events: Annotated[tuple[AnyEvent, ...], Field(min_length=1, max_length=limits.BATCH_EVENTS_MAX)]
 
     @field_validator("events")
     @classmethod

@@ -14,6 +14,7 @@ ORDER_ITEMS_MAX = 1_000
 ORDER_PAYMENTS_MAX = 50
 ITEM_TAGS_MAX = 50
 COUNT_MAX = 1_000_000_000
+SEARCH_NEARBY_MAX = 10_000
 OFFSET_KEY_LENGTH_MAX = 256
 PAGE_LIMIT_DEFAULT = 50
 PAGE_LIMIT_MAX = 100
@@ -50,16 +51,23 @@ DEAD_LETTERS_LISTED_MAX = 1_000
 DELIVERIES_MAX = 20
 """Deliveries of one message before the broker itself puts it aside (a crash costs one for each message prefetched)."""
 
+LARGE_BODIES_AT_ONCE = 4
+"""Batches that one api process reads at a time: read, a body takes many times its bytes."""
+
 # How long anything is waited for.
+LARGE_BODY_WAIT_SECONDS = 10.0
 STATEMENT_TIMEOUT_SECONDS = 10.0
 TRANSACTION_IDLE_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+HEALTH_TIMEOUT_SECONDS = 1.0
 RECONNECT_INTERVAL_SECONDS = 1.0
 BODY_TIMEOUT_SECONDS = 30.0
 RETRY_AFTER_SECONDS = 2
 RETRY_WAIT_SECONDS_MAX = 5.0
+REQUESTS_DRAIN_SECONDS = 15.0
+"""How long requests under way may take once a stop is asked for."""
 STOP_TIMEOUT_SECONDS = 25.0
-"""Kubernetes kills after 30 s by default."""
+"""What a stop may take in all; Kubernetes kills after 30 s by default."""
 API_KEY_FRESH_SECONDS = 2.0
 """A disabled key stops working within this."""
 API_KEY_STALE_SECONDS = 24 * 3600.0

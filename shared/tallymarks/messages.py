@@ -15,7 +15,7 @@ SCHEMA_VERSION_HEADER = "tallymarks-schema-version"
 REASON_CODE_HEADER = "tallymarks-reason-code"
 REASON_HEADER = "tallymarks-reason"
 EVENT_HEADER = "tallymarks-event-id"
-ROUTING_KEY_HEADER = "tallymarks-routing-key"
+TRACE_HEADER = "traceparent"
 REASON_LENGTH_MAX = 500
 
 
@@ -25,19 +25,24 @@ def event_json(event: EventBase) -> bytes:
 
 
 def event_messages(
-    topology: Topology, tenant_id: UUID, events: Iterable[EventBase], new_id: Callable[[], UUID]
+    topology: Topology,
+    tenant_id: UUID,
+    events: Iterable[EventBase],
+    new_id: Callable[[], UUID],
+    trace_parent: str | None = None,
 ) -> Iterator[OutgoingMessage]:
     """Pack accepted events into messages: by partition, bounded in events and bytes, in the order given."""
     by_partition: defaultdict[int, list[bytes]] = defaultdict(list)
     for event in events:
         by_partition[topology.partition(tenant_id, event.customer_id)].append(event_json(event))
+    headers = _headers(tenant_id) if trace_parent is None else {**_headers(tenant_id), TRACE_HEADER: trace_parent}
     for partition, bodies in by_partition.items():
         for part in _bounded(bodies):
             yield OutgoingMessage(
                 exchange=topology.events_exchange,
                 routing_key=str(partition),
                 body=_body(tenant_id, part),
-                headers=_headers(tenant_id),
+                headers=headers,
                 message_id=new_id(),
             )
 

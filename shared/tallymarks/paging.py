@@ -37,6 +37,9 @@ def position_of(secret: bytes, query: object, key: str) -> list[str | int]:
         signed = urlsafe_b64decode(key + "=" * (-len(key) % 4)) if len(key) <= limits.OFFSET_KEY_LENGTH_MAX else b""
     except (Base64Error, ValueError):
         signed = b""
+    if urlsafe_b64encode(signed).decode().rstrip("=") != key:
+        # Base64 has other spellings of the same bytes; none of them was given out.
+        signed = b""
     signature, payload = signed[:SIGNATURE_BYTES], signed[SIGNATURE_BYTES:]
     if not compare_digest(signature, _signature(secret, query, payload)):
         raise InvalidRequest.of("offsetKey", key, "offsetKey was not given out for this query.")

@@ -9,7 +9,7 @@ from dateutil.relativedelta import relativedelta
 from pydantic import Field, model_validator
 
 from tallymarks import limits
-from tallymarks.values import Instant, LongText, Model, RequiredText, Text
+from tallymarks.values import Id, Instant, LongText, Model, RequiredText, Text
 
 
 class Status(StrEnum):
@@ -57,7 +57,7 @@ class Expiry(Model):
 class NewSegment(Model):
     """The body that creates or replaces a segment."""
 
-    segment_id: UUID | None = None
+    segment_id: Id | None = None
     """Made by the service where the caller gives none."""
     name: RequiredText
     """Unique in the tenant."""

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import NoReturn
@@ -23,13 +23,14 @@ from tallymarks.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-Serve = Callable[[Settings, asyncio.Event], Awaitable[None]]
+Serve = Callable[[Settings, asyncio.Event], Coroutine[None, None, None]]
 
 
 def run_service(name: str, serve: Serve) -> None:
     """Run a service until SIGTERM or SIGINT, then let it finish what it holds; ends the process.
 
-    Exits with 0 after a stop, 1 when a part of the service failed, 2 when its settings are wrong.
+    Exits with 0 after a stop, 1 when a part of the service failed or did not stop in time, 2 when its settings are
+    wrong.
     """
     settings = load_settings()
     if not settings.amqp_url:
@@ -62,7 +63,12 @@ async def _until_stopped(serve: Serve, settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+    serving = asyncio.create_task(serve(settings, stop))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    # Raises what a failed service raised, or TimeoutError where a stop hangs.
+    await asyncio.wait_for(serving, limits.STOP_TIMEOUT_SECONDS)
 
 
 @asynccontextmanager
@@ -82,7 +88,7 @@ async def opened_parts(settings: Settings, name: str) -> AsyncIterator[tuple[Dat
 @asynccontextmanager
 async def listening(app: web.Application, settings: Settings, default_port: int) -> AsyncIterator[int]:
     """Serve HTTP; gives the port. On leaving, requests under way are finished first."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.STOP_TIMEOUT_SECONDS)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.REQUESTS_DRAIN_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, default_port if settings.port is None else settings.port)

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -11,18 +12,21 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     StringConstraints,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from tallymarks import limits
 
 _AMOUNT_TEXT = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,4})?", re.ASCII)
 _RFC_3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-5][0-9])", re.ASCII
 )
 
 
@@ -49,6 +53,16 @@ def _without_nul(value: str) -> str:
         raise ValueError("must be valid Unicode")
     return value
 
+
+def _not_nil(value: UUID) -> UUID:
+    """The nil uuid stands for "before all others" when a listing begins."""
+    if value.int == 0:
+        raise ValueError("must not be the nil UUID")
+    return value
+
+
+Id = Annotated[UUID, AfterValidator(_not_nil)]
+"""An id that a caller gives."""
 
 Text = Annotated[
     str,
@@ -154,18 +168,30 @@ Amount = Annotated[
 ]
 """An exact decimal, at most 12 digits before and 4 after the point; answered as a string."""
 
-Rate = Annotated[Amount, Field(gt=0, le=limits.RATE_MAX)]
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("must not be zero")
+    return value
+
+
+_RATE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "pattern": "^[0-9]{1,12}(\\.[0-9]{1,4})?$"},
+        {"type": "number", "exclusiveMinimum": 0, "maximum": limits.RATE_MAX},
+    ],
+    "examples": ["1.5"],
+}
+
+Rate = Annotated[Amount, Field(gt=0, le=limits.RATE_MAX), WithJsonSchema(_RATE_SCHEMA, mode="validation")]
 Points = Annotated[int, Field(strict=True, ge=-limits.POINTS_MAX, le=limits.POINTS_MAX)]
+PointsMoved = Annotated[Points, AfterValidator(_not_zero), Field(json_schema_extra={"not": {"const": 0}})]
 Count = Annotated[int, Field(strict=True, ge=0, le=limits.COUNT_MAX)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
 class Attribute(Model):
     """A key with a value. `name` is another spelling of `key`: a caller may send either, an answer carries both."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"anyOf": [{"required": ["key"]}, {"required": ["name"]}]},
-    )
 
     key: RequiredText
     name: RequiredText
@@ -182,6 +208,15 @@ class Attribute(Model):
             if key is not None:
                 return {**given, "key": key, "name": name}
         return given
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, form: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(form)
+        if handler.mode == "validation":
+            described = handler.resolve_ref_schema(schema)
+            described["required"] = ["value"]
+            described["anyOf"] = [{"required": ["key"]}, {"required": ["name"]}]
+        return schema
 
 
 Attributes = Annotated[tuple[Attribute, ...], Field(max_length=limits.ATTRIBUTES_MAX)]

@@ -1,10 +1,9 @@
 """Administration, with a key of role admin: rules, segments and API keys."""
 
-from typing import Annotated
 from uuid import UUID
 
 import asyncpg
-from pydantic import Field, TypeAdapter
+from pydantic import TypeAdapter
 
 from tallymarks import limits, tenants
 from tallymarks.credentials import Role
@@ -16,7 +15,7 @@ from tallymarks.segments import NewSegment, Segment
 from tallymarks.sql import rules as sql
 from tallymarks.sql import tenancy
 from tallymarks.tenants import ApiKey, CreatedApiKey
-from tallymarks.values import Flag, Model, RequiredText
+from tallymarks.values import Flag, Model, RequiredText, Text
 from tallymarks_api.calls import Answer, Call, Endpoint, Nothing
 from tallymarks_api.paged import PageQuery, last_id, last_text, next_by_id
 
@@ -38,7 +37,7 @@ class SegmentPath(Model):
 class ApiKeyPath(Model):
     """One API key."""
 
-    api_key: Annotated[str, Field(max_length=128)]
+    api_key: Text
 
 
 class RulesPage(Model):

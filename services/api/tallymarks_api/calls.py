@@ -58,6 +58,8 @@ class Call(Generic[P, Q, B]):
     path: P
     query: Q
     body: B
+    trace_parent: str | None = None
+    """The W3C trace context that the request came with; messages carry it on."""
 
     @property
     def tenant_id(self) -> UUID:

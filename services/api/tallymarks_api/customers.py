@@ -6,7 +6,7 @@ import asyncpg
 import orjson
 from pydantic import TypeAdapter
 
-from tallymarks import ledger
+from tallymarks import ledger, limits
 from tallymarks.customers import (
     Balance,
     Customer,
@@ -18,7 +18,7 @@ from tallymarks.customers import (
     register,
     search_text,
 )
-from tallymarks.database import Connection
+from tallymarks.database import Connection, Record
 from tallymarks.errors import (
     CustomerAlreadyExists,
     CustomerNotFound,
@@ -114,8 +114,7 @@ async def search_customers(call: Call[Nothing, CustomerSearch, None]) -> Answer:
     try:
         async with call.parts.database.transaction(call.tenant_id) as connection:
             if query.keyword:
-                pattern = containing(fold(query.keyword))
-                rows = await connection.fetch(sql.SEARCH_PAGE, call.tenant_id, after, query.rows_wanted, pattern)
+                rows = await _search(connection, call.tenant_id, after, query.rows_wanted, query.keyword)
             else:
                 rows = await connection.fetch(sql.SELECT_PAGE, call.tenant_id, after, query.rows_wanted)
     except asyncpg.QueryCanceledError as error:
@@ -126,6 +125,18 @@ async def search_customers(call: Call[Nothing, CustomerSearch, None]) -> Answer:
             offset_key=next_by_id(call.caller, "customers", query, rows, "customer_id"),
         )
     )
+
+
+async def _search(connection: Connection, tenant_id: UUID, after: UUID, rows_wanted: int, keyword: str) -> list[Record]:
+    """Find customers with the keyword: a common one among the next few in order, a rare one by the index."""
+    pattern = containing(fold(keyword))
+    found = await connection.fetch(sql.SEARCH_NEARBY, tenant_id, after, rows_wanted, pattern, limits.SEARCH_NEARBY_MAX)
+    if len(found) < rows_wanted:
+        await connection.execute(sql.ACT_AS_SEARCHER)
+        found = await connection.fetch(sql.SEARCH_IDS, tenant_id, after, rows_wanted, pattern)
+        await connection.execute(sql.ACT_AS_SERVICE)
+    rows: list[Record] = await connection.fetch(sql.SELECT_FOUND, tenant_id, [row["customer_id"] for row in found])
+    return rows
 
 
 async def get_balance(call: Call[CustomerPath, Nothing, None]) -> Answer:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from decimal import Decimal
 from typing import TypeVar
 from uuid import UUID
@@ -32,13 +34,14 @@ from tallymarks.errors import (
 )
 from tallymarks.values import Model
 from tallymarks_api.auth import Authenticator
-from tallymarks_api.calls import B, Call, Endpoint, P, Parts, Q
+from tallymarks_api.calls import AnyEndpoint, B, Call, Endpoint, P, Parts, Q
 
 log = structlog.get_logger(__name__)
 
 REQUESTS = Counter("tallymarks_requests", "Requests answered", ["method", "path", "status"])
 REQUEST_SECONDS = Histogram("tallymarks_request_seconds", "Time to the answer", ["method", "path"])
 ERRORS_SHOWN_MAX = 100
+TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 DISCRIMINATORS = ("type", "eventType")
 
 M = TypeVar("M", bound=BaseModel)
@@ -66,6 +69,8 @@ def handler_of(
     endpoint: Endpoint[P, Q, B], parts: Parts, authenticator: Authenticator
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Make the aiohttp handler of an entry of the route table."""
+    large_bodies = asyncio.Semaphore(limits.LARGE_BODIES_AT_ONCE)
+    is_large = endpoint.body_bytes_max > limits.BODY_BYTES_MAX
 
     async def handle(request: web.Request) -> web.Response:
         with REQUEST_SECONDS.labels(endpoint.method, endpoint.path).time():
@@ -74,8 +79,10 @@ def handler_of(
                 raise Forbidden
             path = validated(endpoint.path_parameters, dict(request.match_info))
             query = validated(endpoint.query, _single_values(request))
-            body = await _body(endpoint, request)
-            answer = await endpoint.handle(Call(parts, caller, path, query, body))
+            raw = await _read(endpoint, request)
+            async with _one_of(large_bodies) if is_large else nullcontext():
+                body = _body(endpoint, raw)
+                answer = await endpoint.handle(Call(parts, caller, path, query, body, _trace_parent(request)))
         REQUESTS.labels(endpoint.method, endpoint.path, answer.status).inc()
         return _json(answer.body, answer.status)
 
@@ -113,6 +120,11 @@ async def errors_middleware(
 REQUEST_ID: web.AppKey[Callable[[], UUID]] = web.AppKey("request_id", Callable[[], UUID])  # type: ignore[arg-type]
 
 
+def _trace_parent(request: web.Request) -> str | None:
+    given = request.headers.get("traceparent", "")
+    return given if TRACE_PARENT.fullmatch(given) else None
+
+
 def _refuse(request: web.Request, error: Refusal, headers: Mapping[str, str] | None = None) -> web.Response:
     resource = request.match_info.route.resource
     REQUESTS.labels(request.method, resource.canonical if resource else "-", error.status).inc()
@@ -130,10 +142,28 @@ def _json(body: BaseModel, status: int) -> web.Response:
     return web.Response(body=body.model_dump_json().encode(), status=status, content_type="application/json")
 
 
-async def _body(endpoint: Endpoint[P, Q, B], request: web.Request) -> B:
+@asynccontextmanager
+async def _one_of(places: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Wait for a place.
+
+    Raises:
+        Unavailable: none became free in time.
+    """
+    try:
+        async with asyncio.timeout(limits.LARGE_BODY_WAIT_SECONDS):
+            await places.acquire()
+    except TimeoutError:
+        raise Unavailable("Too many batches at once.") from None
+    try:
+        yield
+    finally:
+        places.release()
+
+
+async def _read(endpoint: AnyEndpoint, request: web.Request) -> bytes | None:
     if endpoint.body is None:
         # The page says "no body"; one that comes all the same is left unread.
-        return None  # type: ignore[return-value]
+        return None
     if request.content_type != "application/json":
         raise UnsupportedMediaType.of("content-type", request.headers.get("content-type"))
     if (request.content_length or 0) > endpoint.body_bytes_max:
@@ -145,6 +175,12 @@ async def _body(endpoint: Endpoint[P, Q, B], request: web.Request) -> B:
         raise RequestTimeout from None
     if len(raw) > endpoint.body_bytes_max:
         raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
+    return raw
+
+
+def _body(endpoint: Endpoint[P, Q, B], raw: bytes | None) -> B:
+    if endpoint.body is None or raw is None:
+        return None  # type: ignore[return-value]
     data = parse_json(raw)
     return endpoint.read(data) if endpoint.read else validated(endpoint.body, data)
 
@@ -184,8 +220,11 @@ def validated(form: type[M] | TypeAdapter[B], data: object, *, under: Sequence[i
 
 def _field_errors(error: ValidationError, data: object, under: Sequence[int | str]) -> Iterable[FieldError]:
     for one in error.errors(include_url=False, include_context=False)[:ERRORS_SHOWN_MAX]:
-        param = ".".join(map(str, (*under, *_place(one["loc"], data))))
-        value = None if one["type"] == "missing" else _as_sent(one["input"])
+        is_missing = one["type"] == "missing"
+        # The last step to what is missing is its own name, even where a discriminator says the same.
+        place = (*_place(one["loc"][:-1], data), one["loc"][-1]) if is_missing else _place(one["loc"], data)
+        param = ".".join(map(str, (*under, *place)))
+        value = None if is_missing else _as_sent(one["input"])
         yield FieldError(message=one["msg"].removeprefix("Value error, "), param=param or "body", value=value)
 
 

@@ -100,7 +100,7 @@ def _read_event(place: int, event: object) -> EventBase | Refusal:
 
 async def post_event(call: Call[Nothing, Nothing, EventBase]) -> Answer:
     """Take one event in."""
-    (is_existing,) = await accept(call.parts, call.tenant_id, [call.body])
+    (is_existing,) = await accept(call.parts, call.tenant_id, [call.body], call.trace_parent)
     accepted = AcceptedEvent(
         event_id=call.body.event_id,
         customer_id=call.body.customer_id,
@@ -114,7 +114,7 @@ async def post_events(call: Call[Nothing, Nothing, ReceivedBatch]) -> Answer:
     """Take a batch in: each event is accepted or refused by itself."""
     items = [(sent, _permitted(call.caller.role, event)) for sent, event in call.body.items]
     accepted = [event for _, event in items if isinstance(event, EventBase)]
-    is_existing = iter(await accept(call.parts, call.tenant_id, accepted))
+    is_existing = iter(await accept(call.parts, call.tenant_id, accepted, call.trace_parent))
     return Answer(
         EventResults(
             results=tuple(
@@ -163,7 +163,7 @@ def _readable_id(sent: object, name: str) -> UUID | None:
         return None
 
 
-async def accept(parts: Parts, tenant_id: UUID, events: Sequence[EventBase]) -> list[bool]:
+async def accept(parts: Parts, tenant_id: UUID, events: Sequence[EventBase], trace_parent: str | None) -> list[bool]:
     """Publish the events that are not known to have taken effect; give for each whether it is.
 
     Raises:
@@ -179,7 +179,7 @@ async def accept(parts: Parts, tenant_id: UUID, events: Sequence[EventBase]) -> 
             existing.add(event.event_id)
             fresh.append(event if event.created_at else event.model_copy(update={"created_at": now}))
     broker = parts.broker
-    messages = event_messages(broker.topology, tenant_id, fresh, parts.new_id)
+    messages = event_messages(broker.topology, tenant_id, fresh, parts.new_id, trace_parent)
     published = await asyncio.gather(*(broker.publish(message) for message in messages), return_exceptions=True)
     for outcome in published:
         if outcome is not None:

@@ -3,10 +3,11 @@
 The same path also registers a customer, since the page that the API follows prints "Create Customer" under it.
 """
 
+from typing import Annotated
 from uuid import UUID
 
 import orjson
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from tallymarks import ledger, outbox
 from tallymarks.customers import Customer, NewCustomer
@@ -28,7 +29,9 @@ from tallymarks_api.edge import validated
 from tallymarks_api.events import EXISTING_STATUS, TAG
 
 RedemptionCall = Call[Nothing, Nothing, RedemptionEvent | NewCustomer]
-BODY: TypeAdapter[RedemptionEvent | NewCustomer] = TypeAdapter(RedemptionEvent | NewCustomer)
+BODY: TypeAdapter[RedemptionEvent | NewCustomer] = TypeAdapter(
+    RedemptionEvent | Annotated[NewCustomer, Field(json_schema_extra={"required": ["emailAddress"]})]
+)
 
 
 def read_redemption_or_customer(data: object) -> RedemptionEvent | NewCustomer:
@@ -93,7 +96,7 @@ async def _redeem(connection: Connection, call: RedemptionCall, event: Redemptio
     transaction = ledger.debit(call.tenant_id, event, call.parts.new_id())
     balances = {event.customer_id: accepted.pending_balance}
     await ledger.write(connection, call.tenant_id, [transaction], balances, now)
-    messages = event_messages(call.parts.broker.topology, call.tenant_id, [event], call.parts.new_id)
+    messages = event_messages(call.parts.broker.topology, call.tenant_id, [event], call.parts.new_id, call.trace_parent)
     await outbox.put(connection, call.tenant_id, list(messages), now)
     return accepted
 

@@ -107,7 +107,9 @@ async def claim(connection: Connection, tenant_id: UUID, events: Sequence[AnyEve
 
     A redemption was recorded when it was debited, and takes effect (is assessed) once after that.
     """
-    first_of_id = {event.event_id: event for event in reversed(events)}
+    first_of_id: dict[UUID, AnyEvent] = {}
+    for event in events:
+        first_of_id.setdefault(event.event_id, event)
     claimed: set[UUID] = set()
     arriving = sorted(
         (event for event in first_of_id.values() if not is_decided(event)), key=lambda event: event.event_id
@@ -132,7 +134,7 @@ async def claim(connection: Connection, tenant_id: UUID, events: Sequence[AnyEve
         waiting = [row["event_id"] for row in rows]
         await connection.execute(sql.MARK_ASSESSED, tenant_id, waiting, now)
         claimed.update(waiting)
-    return [event for event in events if event.event_id in claimed and event is first_of_id[event.event_id]]
+    return [event for event in first_of_id.values() if event.event_id in claimed]
 
 
 async def load_customers(

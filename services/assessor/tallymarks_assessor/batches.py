@@ -79,17 +79,12 @@ class Batches:
         self._now = now
         self._new_id = new_id
         self._committed = committed
-        # The prefetch bounds it.
-        self._arrived: asyncio.Queue[Taken] = asyncio.Queue()
+        # The prefetch bounds it; unread, since events take many times the memory of their bytes.
+        self._arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
 
     async def take(self, message: AbstractIncomingMessage) -> None:
-        """Read a message that has arrived, and keep it for the next batch."""
-        content: EventMessage | ValidationError
-        try:
-            content = read_events(message.body)
-        except ValidationError as error:
-            content = error
-        self._arrived.put_nowait(Taken(message, content))
+        """Keep a message that has arrived for the next batch."""
+        self._arrived.put_nowait(message)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Assess batch after batch until `stop` is set; the batch under way is finished first."""
@@ -106,11 +101,12 @@ class Batches:
         finally:
             stopping.cancel()
 
-    def _batch(self, first: Taken) -> list[Taken]:
-        """Give the first message and what else has arrived, until they carry as many events as a batch holds."""
-        batch, events = [first], len(first.events)
+    def _batch(self, first: AbstractIncomingMessage) -> list[Taken]:
+        """Read the first message and what else has arrived, until they carry as many events as a batch holds."""
+        batch = [read(first)]
+        events = len(batch[0].events)
         while events < limits.ASSESS_EVENTS_MAX and not self._arrived.empty():
-            batch.append(self._arrived.get_nowait())
+            batch.append(read(self._arrived.get_nowait()))
             events += len(batch[-1].events)
         return batch
 
@@ -198,6 +194,14 @@ class Batches:
             await outbox.put(connection, None, [letter], self._now())
         self._committed.set()
         EVENTS_PUT_ASIDE.labels(letter.headers[REASON_CODE_HEADER]).inc()
+
+
+def read(message: AbstractIncomingMessage) -> Taken:
+    """Read a message, or note why it cannot be."""
+    try:
+        return Taken(message, read_events(message.body))
+    except ValidationError as error:
+        return Taken(message, error)
 
 
 async def acknowledge(batch: Sequence[Taken]) -> None:

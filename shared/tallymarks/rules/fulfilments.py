@@ -12,12 +12,12 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from tallymarks.events import EventType
 from tallymarks.rules.facts import CustomerState, Facts
 from tallymarks.segments import Segment, lapses_at, later
-from tallymarks.values import Model, Points, Rate
+from tallymarks.values import Model, PointsMoved, Rate
 
 SPEND_EVENT_TYPES = frozenset({EventType.ORDER, EventType.TRANSACTION})
 
@@ -77,14 +77,7 @@ class GivePointsPerEvent(FulfilmentBase):
     """The same number of points for each matching event; a negative number takes points."""
 
     type: Literal["points"]
-    amount: Points
-
-    @field_validator("amount")
-    @classmethod
-    def _moves_something(cls, value: int) -> int:
-        if value == 0:
-            raise ValueError("must not be zero")
-        return value
+    amount: PointsMoved
 
     def fulfil(self, facts: Facts) -> Effect | None:  # noqa: ARG002 - it is the same for every event
         """Give the amount."""

@@ -12,7 +12,7 @@ from tallymarks.events import EventType
 from tallymarks.rules.criteria import Criterion
 from tallymarks.rules.fulfilments import Fulfilment
 from tallymarks.segments import Status
-from tallymarks.values import Instant, LongText, Model, RequiredText
+from tallymarks.values import Id, Instant, LongText, Model, RequiredText
 
 
 class RuleFields(Model):
@@ -20,7 +20,7 @@ class RuleFields(Model):
 
     name: RequiredText
     description: LongText = ""
-    event_type: EventType
+    event_type: Annotated[EventType, Field(json_schema_extra={"not": {"const": EventType.ERROR}})]
     status: Status = Status.CONFIGURE
     """Only an active rule looks at events."""
     from_at: Instant | None = None
@@ -62,7 +62,7 @@ class RuleFields(Model):
 class NewRule(RuleFields):
     """The body that creates or replaces a rule."""
 
-    rule_id: UUID | None = None
+    rule_id: Id | None = None
     """Made by the service where the caller gives none."""
 
 

@@ -88,13 +88,46 @@ ORDER BY customer_id
 LIMIT $3
 """
 
-SEARCH_PAGE = """
--- A page of the customers whose search text contains the pattern ($4, escaped; the trigram index serves it).
+SEARCH_NEARBY = """
+-- The ids of customers with the pattern ($4, escaped) among the next $5 in the order of ids: a common pattern fills its
+-- page from these, at a cost that does not depend on how many customers there are.
+SELECT nearby.customer_id
+FROM (
+    SELECT customer_id, search_text
+    FROM customers
+    WHERE tenant_id = $1 AND customer_id > $2
+    ORDER BY customer_id
+    LIMIT $5
+) AS nearby
+WHERE nearby.search_text LIKE $4
+ORDER BY nearby.customer_id
+LIMIT $3
+"""
+
+ACT_AS_SEARCHER = """
+-- The role that may use the trigram index (the migration says why); until ACT_AS_SERVICE or the end.
+SELECT set_config('role', 'tallymarks_searcher', true)
+"""
+
+ACT_AS_SERVICE = """
+SELECT set_config('role', 'tallymarks_service', true)
+"""
+
+SEARCH_IDS = """
+-- The ids of all customers with a rare pattern (SEARCH_NEARBY did not fill the page), by the trigram index.
+-- Materialized, or the planner would rather walk all customers in the order of ids than sort the few that it finds.
+WITH found AS MATERIALIZED (
+    SELECT customer_id FROM customers WHERE tenant_id = $1 AND search_text LIKE $4
+)
+SELECT customer_id FROM found WHERE customer_id > $2 ORDER BY customer_id LIMIT $3
+"""
+
+SELECT_FOUND = """
+-- The customers of a page of found ids.
 SELECT
     customer_id, tenant_id, first_name, last_name, display_name, email_address, created_at, changed_at, contact_phone,
     external_reference, external_status
 FROM customers
-WHERE tenant_id = $1 AND customer_id > $2 AND search_text LIKE $4
+WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[])
 ORDER BY customer_id
-LIMIT $3
 """
