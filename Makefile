@@ -48,11 +48,12 @@ test: $(INSTALLED) ## every test, against real servers, with coverage; PYTEST_AR
 test-unit: $(INSTALLED) ## only the tests that need no server
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
 
-lint: $(INSTALLED) ## format, lint, types, direction of imports
+lint: $(INSTALLED) ## format, lint, types, direction of imports, migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/squawk --assume-in-transaction shared/tallymarks/migrations/*.sql
 
 format: $(INSTALLED) ## write the format, and the lint fixes that are safe
 	$(BIN)/ruff format .

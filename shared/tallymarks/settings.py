@@ -13,9 +13,9 @@ class Settings(BaseSettings):
         env_prefix="TALLYMARKS_", frozen=True, extra="ignore", use_attribute_docstrings=True
     )
 
-    database_url: str
+    database_url: Annotated[str, Field(pattern=r"^postgres(ql)?://")]
     """PostgreSQL, such as postgresql://user:password@host/name; its login must be a member of tallymarks_service."""
-    amqp_url: str = ""
+    amqp_url: Annotated[str, Field(pattern=r"^(amqps?://|$)")] = ""
     """RabbitMQ, such as amqp://user:password@host/; every service needs it, `migrate` does not."""
     host: str = "127.0.0.1"
     """The address that the service listens on."""

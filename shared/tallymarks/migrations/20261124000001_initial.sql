@@ -4,6 +4,9 @@
 -- of tenant data; no trigger, no rule, no exclusion constraint; no default that a statement on another node would compute
 -- differently; times are timestamptz and are given by the application.
 
+SET LOCAL lock_timeout = '10s';
+SET LOCAL statement_timeout = '60s';
+
 CREATE EXTENSION IF NOT EXISTS pg_trgm;
 CREATE EXTENSION IF NOT EXISTS btree_gin;
 
@@ -258,5 +261,9 @@ GRANT SELECT (tenant_id, expiry_date_time) ON segment_memberships TO tallymarks_
 
 -- migrate:down
 
+SET LOCAL lock_timeout = '10s';
+SET LOCAL statement_timeout = '60s';
+
+-- squawk-ignore ban-drop-table
 DROP TABLE segment_lapses, segment_memberships, transactions, events, accounts, customers, rules, segments, api_keys, outbox,
 tenants;
