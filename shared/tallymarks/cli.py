@@ -16,6 +16,7 @@ from uuid import UUID
 import asyncpg
 import cyclopts
 import orjson
+import structlog
 from pydantic import ValidationError
 
 from tallymarks import dead_letters, limits, tenants
@@ -44,6 +45,8 @@ dead_letters_app = app.command(cyclopts.App(name="dead-letters", help="Events th
 
 def main() -> None:
     """Run the command; exits with 1 and a sentence where it fails, with 2 where the settings are wrong."""
+    # What a command prints on stdout is read by programs.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         app()
     except Refusal as refusal:

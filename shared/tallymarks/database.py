@@ -89,15 +89,17 @@ class Database:
             # It refuses connections: it starts, stops, is full, or was not set up for us yet.
             raise DatabaseAway(str(error)) from error
         try:
-            yield connection
-        except asyncpg.InterfaceError as error:
+            try:
+                yield connection
+            finally:
+                await self._pool.release(connection)
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             # The driver uses one class for a closed connection and for an argument that it cannot encode; only the
-            # second is a ValueError, and a fault of ours.
+            # second is a ValueError, and a fault of ours. The other class is what giving back a connection raises
+            # whose session ended while it prepared a statement.
             if isinstance(error, ValueError):
                 raise
             raise DatabaseAway(str(error)) from error
-        finally:
-            await self._pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self, tenant_id: UUID) -> AsyncIterator[Connection]:

@@ -65,7 +65,7 @@ def dead_letter(
             **_headers(tenant_id),
             EVENT_HEADER: str(event.event_id),
             REASON_CODE_HEADER: reason_code,
-            REASON_HEADER: reason[:REASON_LENGTH_MAX],
+            REASON_HEADER: _storable(reason),
         },
         message_id=new_id(),
     )
@@ -77,7 +77,7 @@ def unreadable_letter(topology: Topology, body: bytes, reason: str, new_id: Call
         exchange=topology.dead_letters,
         routing_key="0",
         body=body,
-        headers={REASON_CODE_HEADER: "UnreadableMessage", REASON_HEADER: reason[:REASON_LENGTH_MAX]},
+        headers={REASON_CODE_HEADER: "UnreadableMessage", REASON_HEADER: _storable(reason)},
         message_id=new_id(),
     )
 
@@ -98,6 +98,11 @@ def is_decided(event: EventBase) -> bool:
 
 def _headers(tenant_id: UUID) -> dict[str, str | int]:
     return {TENANT_HEADER: str(tenant_id), SCHEMA_VERSION_HEADER: SCHEMA_VERSION}
+
+
+def _storable(reason: str) -> str:
+    """Bound a reason, which may repeat what was sent: a NUL of it could not be written to the outbox."""
+    return reason[:REASON_LENGTH_MAX].replace("\x00", "\\x00")
 
 
 def _body(tenant_id: UUID, events: Sequence[bytes]) -> bytes:

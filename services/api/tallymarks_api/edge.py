@@ -173,6 +173,8 @@ async def _read(endpoint: AnyEndpoint, request: web.Request) -> bytes | None:
             raw = await request.read()
     except TimeoutError:
         raise RequestTimeout from None
+    except web.RequestPayloadError as error:
+        raise InvalidRequest.of("body", None, f"The body cannot be read: {error}") from None
     if len(raw) > endpoint.body_bytes_max:
         raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
     return raw
@@ -221,9 +223,7 @@ def validated(form: type[M] | TypeAdapter[B], data: object, *, under: Sequence[i
 def _field_errors(error: ValidationError, data: object, under: Sequence[int | str]) -> Iterable[FieldError]:
     for one in error.errors(include_url=False, include_context=False)[:ERRORS_SHOWN_MAX]:
         is_missing = one["type"] == "missing"
-        # The last step to what is missing is its own name, even where a discriminator says the same.
-        place = (*_place(one["loc"][:-1], data), one["loc"][-1]) if is_missing else _place(one["loc"], data)
-        param = ".".join(map(str, (*under, *place)))
+        param = ".".join(map(str, (*under, *_place(one["loc"], data, is_missing=is_missing))))
         value = None if is_missing else _as_sent(one["input"])
         yield FieldError(message=one["msg"].removeprefix("Value error, "), param=param or "body", value=value)
 
@@ -235,11 +235,15 @@ def _as_sent(value: object) -> str | None:
     return shown(json.dumps(value, default=str, ensure_ascii=False))
 
 
-def _place(loc: tuple[int | str, ...], data: object) -> Iterable[int | str]:
+def _place(loc: tuple[int | str, ...], data: object, *, is_missing: bool) -> Iterable[int | str]:
     """Give a place as the caller wrote it: pydantic puts the kind of a part (its discriminator) between."""
-    for step in loc:
-        if isinstance(data, dict) and step not in data and step in [data.get(name) for name in DISCRIMINATORS]:
-            continue
+    for index, step in enumerate(loc, start=1):
+        if isinstance(data, dict) and step in [data.get(name) for name in DISCRIMINATORS]:
+            # A field may have the name of the kind: then the place ends with it, or leads into it.
+            is_end = index == len(loc)
+            is_field = (is_missing or step in data) if is_end else isinstance(data.get(step), dict | list)
+            if not is_field:
+                continue
         if isinstance(data, dict):
             data = data.get(step)
         elif isinstance(data, list) and isinstance(step, int) and step < len(data):

@@ -20,6 +20,7 @@ from tallymarks.errors import (
     InvalidRequest,
     Refusal,
     RequestTimeout,
+    RouteNotFound,
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
@@ -198,6 +199,7 @@ def _responses(endpoint: AnyEndpoint, schemas: Mapping[Key, Json]) -> Json:
 def add_swagger_routes(app: web.Application, endpoints: Sequence[AnyEndpoint]) -> None:
     """Serve the document and the page, whose scripts come out of an installed package: nothing is fetched elsewhere."""
     body = orjson.dumps(document(endpoints))
+    assets = {path.name: path for path in swagger_ui_files().iterdir()}
 
     async def serve_document(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
@@ -209,10 +211,15 @@ def add_swagger_routes(app: web.Application, endpoints: Sequence[AnyEndpoint]) -
     async def serve_script(_: web.Request) -> web.Response:
         return web.Response(text=START_SCRIPT, content_type="text/javascript")
 
+    async def serve_asset(request: web.Request) -> web.FileResponse:
+        if (name := request.match_info["name"]) not in assets:
+            raise RouteNotFound.of("path", request.path)
+        return web.FileResponse(assets[name])
+
     app.router.add_route("GET", DOCUMENT_PATH, serve_document)
     app.router.add_route("GET", PAGE_PATH, serve_page)
     app.router.add_route("GET", "/swagger/start.js", serve_script)
-    app.router.add_static("/swagger/assets", swagger_ui_files())
+    app.router.add_route("GET", "/swagger/assets/{name}", serve_asset)
 
 
 def swagger_ui_files() -> Path:

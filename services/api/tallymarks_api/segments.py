@@ -43,7 +43,7 @@ class MembershipsPage(Model):
     """The key of the next page; null on the last."""
 
 
-async def list_segments(call: Call[CustomerPath, PageQuery, None]) -> Answer:
+async def list_memberships(call: Call[CustomerPath, PageQuery, None]) -> Answer:
     """Answer a page of the customer's current memberships."""
     customer_id, query = call.path.customer_id, call.query
     scope = f"segments of {customer_id}"
@@ -107,7 +107,7 @@ async def _require_customer(connection: Connection, tenant_id: UUID, customer_id
 
 ENDPOINTS = (
     Endpoint(
-        "GET", "/api/v1/customers/{customerId}/segments", TAG, "Search for a customer's segments", list_segments,
+        "GET", "/api/v1/customers/{customerId}/segments", TAG, "Search for a customer's segments", list_memberships,
         answers={200: MembershipsPage}, path_parameters=CustomerPath, query=PageQuery, refusals=(CustomerNotFound,),
     ),
     Endpoint(

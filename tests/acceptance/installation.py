@@ -1,0 +1,237 @@
+"""An installation under test: the services as processes and the command, run as an operator runs them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import aiohttp
+import orjson
+from prometheus_client.parser import text_string_to_metric_families
+
+from tallymarks.tenants import CreatedApiKey
+from tallymarks_local.servers import free_ports
+from tests.parts import Answered, ApiClient, credentials, until
+
+API, ASSESSOR, SEGMENT_EXPIRY = "api", "assessor", "segment-expiry"
+PROGRAMS = Path(sys.executable).parent
+# A service's own grace period is 25 s.
+STOP_TIMEOUT_SECONDS = 40
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+    @property
+    def lines(self) -> list[Json]:
+        """What it printed, a JSON object a line."""
+        return [orjson.loads(line) for line in self.output.splitlines()]
+
+
+class ServiceProcess:
+    """One service as a process; its log goes to a file."""
+
+    def __init__(self, name: str, environment: dict[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.port = int(environment["TALLYMARKS_PORT"])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._environment = environment
+        self._process = self._run()
+
+    def _run(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [PROGRAMS / f"tallymarks-{self.name}"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    async def ready(self, *parts: str) -> None:
+        """Wait until the service is ready; an api also until these parts of it are up."""
+        await until(partial(self._is_ready, parts), timeout_seconds=60)
+
+    async def _is_ready(self, parts: Sequence[str]) -> bool:
+        if not await self.answers():
+            return False
+        health = await self.health()
+        return health.status == 200 and all(health.body["parts"][part] == "up" for part in parts)
+
+    async def answers(self) -> bool:
+        """Whether the service listens yet."""
+        assert self.is_running, f"{self.name} has ended"
+        try:
+            await self.health()
+        except aiohttp.ClientConnectorError:
+            return False
+        return True
+
+    async def health(self) -> Answered:
+        """What the service says about its readiness."""
+        async with aiohttp.ClientSession() as session:
+            return await ApiClient(session, self.url, {}).get("/health/ready")
+
+    async def metric(self, name: str) -> float:
+        """The value of one of the service's counters."""
+        async with aiohttp.ClientSession() as session:
+            text = (await ApiClient(session, self.url, {}).get("/metrics")).body
+        samples = [one for family in text_string_to_metric_families(text) for one in family.samples]
+        return sum(sample.value for sample in samples if sample.name == f"{name}_total")
+
+    def terminate(self) -> None:
+        """Ask the service to stop."""
+        self._process.terminate()
+
+    async def ended(self) -> int:
+        """Wait until the process has ended; gives its exit code."""
+        return await asyncio.to_thread(self._process.wait, STOP_TIMEOUT_SECONDS)
+
+    async def stop(self) -> int:
+        """Stop the service gracefully; gives its exit code."""
+        self.terminate()
+        return await self.ended()
+
+    def kill(self) -> None:
+        """End the process in the middle of whatever it does."""
+        self._process.kill()
+        assert self._process.wait() == -signal.SIGKILL
+
+    def start_again(self) -> None:
+        """Run the service anew, with the same settings and on the same port."""
+        assert not self.is_running
+        self._process = self._run()
+
+
+class Installation:
+    """Services that share a database and a broker."""
+
+    def __init__(self, settings: dict[str, str], logs: Path, session: aiohttp.ClientSession) -> None:
+        self._settings = settings
+        self._logs = logs
+        self._session = session
+        self.services: list[ServiceProcess] = []
+
+    def environment(self, **settings: str | None) -> dict[str, str]:
+        """The environment of a process: ours of this installation, and none that the developer has set."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TALLYMARKS_")}
+        for name, value in {**self._settings, **settings}.items():
+            if value is not None:
+                environment[f"TALLYMARKS_{name}"] = value
+        return environment
+
+    def start(self, name: str, **settings: str | None) -> ServiceProcess:
+        """Start a service, with other settings where given (`AMQP_URL=...`; None: not set); it is not ready yet."""
+        settings = {"PORT": str(free_ports(1)[0]), **settings}
+        log = self._logs / f"{name}.{len(self.services)}.log"
+        service = ServiceProcess(name, self.environment(**settings), log)
+        self.services.append(service)
+        return service
+
+    async def command(self, *arguments: str) -> Ran:
+        """Run the `tallymarks` command to its end."""
+        return await run(PROGRAMS / "tallymarks", *arguments, environment=self.environment())
+
+    async def create_tenant(self, name: str = "Acme") -> CreatedApiKey:
+        """Make a tenant by the command; gives its admin key."""
+        (created,) = (await self.command("tenant", "create", name)).lines
+        assert created.pop("name") == name
+        return CreatedApiKey.model_validate(
+            {
+                "tenant_id": created["tenantId"],
+                "api_key": created["apiKey"],
+                "api_secret": created["apiSecret"],
+                "name": "admin",
+                "role": "admin",
+                "is_enabled": True,
+                "created_at": created["createdAt"],
+                "changed_at": created["changedAt"],
+            }
+        )
+
+    def client(self, service: ServiceProcess, key: CreatedApiKey | None = None) -> ApiClient:
+        """A client of a service; an api wants to see a key."""
+        return ApiClient(self._session, service.url, credentials(key) if key else {})
+
+    async def stop(self) -> dict[str, int]:
+        """Stop what still runs, all at once; gives the exit codes by log name."""
+        running = [service for service in self.services if service.is_running]
+        codes = await asyncio.gather(*(service.stop() for service in running))
+        return {service.log.stem: code for service, code in zip(running, codes, strict=True)}
+
+    def show_logs(self) -> None:
+        """Print every log: pytest shows it where the test failed."""
+        for service in self.services:
+            print(f"--- {service.log.name}\n{service.log.read_text()}")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One process of each service, all ready, and a client with an admin key."""
+
+    installation: Installation
+    api: ServiceProcess
+    assessor: ServiceProcess
+    segment_expiry: ServiceProcess
+    tenant_id: UUID
+    client: ApiClient
+
+
+@asynccontextmanager
+async def installed(database_url: str, amqp_url: str, topology_prefix: str, logs: Path) -> AsyncIterator[Installation]:
+    """An installation without any process yet; what was started in it must stop gracefully at the end."""
+    settings = {
+        "DATABASE_URL": database_url,
+        "AMQP_URL": amqp_url,
+        "TOPOLOGY_PREFIX": topology_prefix,
+        "PARTITIONS": "2",
+    }
+    async with aiohttp.ClientSession() as session:
+        installation = Installation(settings, logs, session)
+        try:
+            yield installation
+        finally:
+            codes = await installation.stop()
+            installation.show_logs()
+        assert set(codes.values()) <= {0}, codes
+
+
+async def start_stack(installation: Installation, key: CreatedApiKey, **settings: str) -> Stack:
+    """Start one process of each service, and wait until all are ready."""
+    api, assessor, segment_expiry = (installation.start(name, **settings) for name in (API, ASSESSOR, SEGMENT_EXPIRY))
+    await asyncio.gather(api.ready("broker", "database"), assessor.ready(), segment_expiry.ready())
+    return Stack(installation, api, assessor, segment_expiry, key.tenant_id, installation.client(api, key))
+
+
+async def run(program: Path, *arguments: str, environment: dict[str, str]) -> Ran:
+    """Run a program to its end."""
+    process = await asyncio.create_subprocess_exec(
+        program, *arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    output, errors = await process.communicate()
+    return Ran(process.returncode or 0, output.decode(), errors.decode())

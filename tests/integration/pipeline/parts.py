@@ -1,0 +1,291 @@
+"""What the tests of the pipeline share: events, rules made through the api, and looks behind the services' back."""
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from aio_pika.abc import AbstractIncomingMessage
+
+from tallymarks import dead_letters, limits, outbox
+from tallymarks.broker import Broker, OutgoingMessage
+from tallymarks.database import Database
+from tallymarks.events import (
+    ActionEvent,
+    AnyEvent,
+    EventBase,
+    Order,
+    OrderEvent,
+    PointsEvent,
+    PointsQuantity,
+)
+from tallymarks.messages import event_messages
+from tallymarks.service import new_id
+from tallymarks.sql import ledger as ledger_sql
+from tallymarks_assessor.assess import Assessed, Assessor
+from tallymarks_assessor.batches import Batches
+from tests.parts import START, ApiClient, Clock
+
+SCRIPTS = Path(sys.executable).parent
+RULES, SEGMENTS = "/api/v1/admin/rules", "/api/v1/admin/segments"
+
+
+def seeded_ids(seed: int) -> Callable[[], UUID]:
+    """Ids that are the same in every run."""
+    random = Random(seed)
+    return lambda: UUID(int=random.getrandbits(128), version=4)
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def action(event_id: UUID, customer_id: UUID, name_space: str | None = None, at: datetime = START) -> ActionEvent:
+    """An accepted action."""
+    return ActionEvent(event_id=event_id, customer_id=customer_id, name_space=name_space, created_at=at)
+
+
+def order(event_id: UUID, customer_id: UUID, total: str, at: datetime = START) -> OrderEvent:
+    """An accepted order."""
+    return OrderEvent(event_id=event_id, customer_id=customer_id, order=Order(total=Decimal(total)), created_at=at)
+
+
+def points(event_id: UUID, customer_id: UUID, quantity: int, at: datetime = START) -> PointsEvent:
+    """An accepted adjustment by hand."""
+    return PointsEvent(
+        event_id=event_id, customer_id=customer_id, points=PointsQuantity(quantity=quantity), created_at=at
+    )
+
+
+async def publish(broker: Broker, tenant_id: UUID, events: Iterable[EventBase]) -> None:
+    """Send events the way the api does."""
+    for message in event_messages(broker.topology, tenant_id, events, new_id):
+        await broker.publish(message)
+
+
+def raw_message(broker: Broker, body: bytes) -> OutgoingMessage:
+    """A message to the assessor that the api would not have sent."""
+    return OutgoingMessage(broker.topology.events_exchange, "0", body, {}, new_id())
+
+
+# --- rules and segments ----------------------------------------------------------------------------------------------
+
+
+def give(amount: int) -> dict[str, Any]:
+    """A fulfilment: points for each event."""
+    return {"type": "points", "amount": amount}
+
+
+def per_unit(rate: str) -> dict[str, Any]:
+    """A fulfilment: points for each unit of spend."""
+    return {"type": "pointsPerUnit", "rate": rate}
+
+
+def add_to(segment_id: UUID) -> dict[str, Any]:
+    """A fulfilment: join."""
+    return {"type": "addToSegment", "segmentId": str(segment_id)}
+
+
+def remove_from(segment_id: UUID) -> dict[str, Any]:
+    """A fulfilment: leave."""
+    return {"type": "removeFromSegment", "segmentId": str(segment_id)}
+
+
+def in_name_space(value: str) -> dict[str, Any]:
+    """A criterion: the whole nameSpace."""
+    return {"type": "nameSpace", "operator": "equals", "value": value}
+
+
+async def make_rule(
+    api: ApiClient,
+    event_type: str,
+    *fulfilments: Mapping[str, Any],
+    criteria: Sequence[Mapping[str, Any]] = (),
+    **fields: Any,
+) -> UUID:
+    """Make a rule, an active one unless `fields` say otherwise; gives its id."""
+    rule = {"name": event_type, "status": "active", "eventType": event_type, **fields}
+    answered = await api.post(RULES, {**rule, "criteria": list(criteria), "fulfilments": list(fulfilments)})
+    assert answered.status == 200, answered.body
+    return UUID(answered.body["ruleId"])
+
+
+async def make_segment(api: ApiClient, name: str, expiry: Mapping[str, Any] | None = None, **fields: Any) -> UUID:
+    """Make an active segment, whose memberships do not lapse unless `expiry` says so; gives its id."""
+    answered = await api.post(SEGMENTS, {"name": name, "expiry": expiry or {"mode": "none"}, **fields})
+    assert answered.status == 200, answered.body
+    return UUID(answered.body["segmentId"])
+
+
+# --- what became of it -----------------------------------------------------------------------------------------------
+
+LedgerRow = tuple[UUID, UUID, UUID | None, int]
+"""Customer, event, rule and amount."""
+
+
+async def ledger_of(owner: asyncpg.Connection, tenant_id: UUID) -> Counter[LedgerRow]:
+    """The tenant's transactions without what differs from run to run."""
+    rows = await owner.fetch(
+        "SELECT customer_id, event_id, assessment_rule_id, amount FROM transactions WHERE tenant_id = $1", tenant_id
+    )
+    return Counter((row[0], row[1], row[2], row[3]) for row in rows)
+
+
+async def balances_of(owner: asyncpg.Connection, tenant_id: UUID) -> dict[UUID, int]:
+    """Customer → balance."""
+    rows = await owner.fetch("SELECT customer_id, balance FROM accounts WHERE tenant_id = $1", tenant_id)
+    return {row["customer_id"]: row["balance"] for row in rows}
+
+
+async def memberships_of(owner: asyncpg.Connection, tenant_id: UUID) -> dict[tuple[UUID, UUID], tuple[Any, ...]]:
+    """Customer and segment → when joined, by which event, until when."""
+    rows = await owner.fetch(
+        "SELECT customer_id, segment_id, created_at, source_event_id, expiry_date_time"
+        " FROM segment_memberships WHERE tenant_id = $1",
+        tenant_id,
+    )
+    return {(row[0], row[1]): tuple(row[2:]) for row in rows}
+
+
+async def lapses_of(owner: asyncpg.Connection, tenant_id: UUID) -> Counter[tuple[Any, ...]]:
+    """Customer, segment, joined, lapsed: of each removal that was recorded."""
+    rows = await owner.fetch(
+        "SELECT customer_id, segment_id, joined_at, lapsed_at FROM segment_lapses WHERE tenant_id = $1", tenant_id
+    )
+    return Counter(tuple(row) for row in rows)
+
+
+async def differing_balances(database: Database, tenant_id: UUID) -> list[asyncpg.Record]:
+    """What `ledger verify` finds: nothing, where invariant 2 holds."""
+    async with database.transaction(tenant_id) as connection:
+        return list(await connection.fetch(ledger_sql.SELECT_DIFFERING_BALANCES, tenant_id, 100))
+
+
+async def count(owner: asyncpg.Connection, table: str, tenant_id: UUID | None = None) -> int:
+    """The number of rows of a table, of one tenant where given."""
+    where = "" if tenant_id is None else " WHERE tenant_id = $1"
+    arguments = () if tenant_id is None else (tenant_id,)
+    counted: int = await owner.fetchval(f"SELECT count(*) FROM {table}{where}", *arguments)
+    return counted
+
+
+async def waiting_letters(broker: Broker) -> list[dict[str, object]]:
+    """The dead letters as an operator sees them; they stay where they are."""
+    async with aclosing(dead_letters.look(broker, limits.DEAD_LETTERS_LISTED_MAX)) as letters:
+        return [letter.described() async for letter in letters]
+
+
+async def messages_ready(broker: Broker, queue: str) -> int:
+    """The number of messages that a queue holds and nobody has taken."""
+    channel = await broker.channel()
+    try:
+        declared = await (await channel.get_queue(queue, ensure=False)).declare()
+        return declared.message_count or 0
+    finally:
+        await channel.close()
+
+
+async def drain(broker: Broker, queue: str) -> list[AbstractIncomingMessage]:
+    """Take all messages of a queue."""
+    channel = await broker.channel()
+    try:
+        taken = []
+        source = await channel.get_queue(queue, ensure=False)
+        while (message := await source.get(fail=False)) is not None:
+            await message.ack()
+            taken.append(message)
+        return taken
+    finally:
+        await channel.close()
+
+
+# --- parts at work ---------------------------------------------------------------------------------------------------
+
+
+class RecordingAssessor(Assessor):
+    """An assessor that notes what it was handed and what became of it."""
+
+    def __init__(self, database: Database, broker: Broker, clock: Clock) -> None:
+        super().__init__(database, broker.topology, now=clock, new_id=new_id)
+        self.attempts: list[int] = []
+        self.done: list[Assessed] = []
+
+    async def assess(self, tenant_id: UUID, events: Sequence[AnyEvent]) -> Assessed:
+        self.attempts.append(len(events))
+        assessed = await super().assess(tenant_id, events)
+        self.done.append(assessed)
+        return assessed
+
+    @property
+    def took_effect(self) -> int:
+        """The number of events that did."""
+        return sum(one.events for one in self.done)
+
+    @property
+    def duplicates(self) -> int:
+        """The number of events that came again."""
+        return sum(one.duplicates for one in self.done)
+
+
+@dataclass
+class Work:
+    """An assessor's loop at work, which the test can stop."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    redelivered: list[bool] = field(default_factory=list)
+    """Of each message that arrived, whether it had been delivered before."""
+
+
+@asynccontextmanager
+async def working(database: Database, broker: Broker, assessor: Assessor, clock: Clock) -> AsyncIterator[Work]:
+    """Run an assessor of the test's own choice, with a relay; what it has not acknowledged goes back at the end."""
+    work, committed = Work(), asyncio.Event()
+    batches = Batches(database, broker.topology, assessor, now=clock, new_id=new_id, committed=committed)
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        work.redelivered.append(bool(message.redelivered))
+        await batches.take(message)
+
+    consuming = await broker.consume(take)
+    relaying = asyncio.create_task(outbox.relay(database, broker, committed))
+    running = asyncio.create_task(batches.run(work.stop))
+    try:
+        yield work
+    finally:
+        work.stop.set()
+        await running
+        await consuming.close()
+        relaying.cancel()
+        await asyncio.gather(relaying, return_exceptions=True)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    output: str
+    errors: str
+
+
+async def run_command(program: str, *arguments: str, **environment: str) -> Ran:
+    """Run a program of this installation to its end."""
+    process = await asyncio.create_subprocess_exec(
+        SCRIPTS / program,
+        *arguments,
+        env={**os.environ, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    return Ran(process.returncode or 0, output.decode(), errors.decode())

@@ -1,0 +1,262 @@
+"""One bad event or message never holds up the others: it is put aside with the reason, and can be seen."""
+
+import math
+from uuid import UUID
+
+import asyncpg
+import orjson
+import pytest
+
+from tallymarks import limits
+from tallymarks.broker import Broker
+from tallymarks.database import Database
+from tallymarks.errors import BalanceOutOfRange
+from tallymarks.events import AnyEvent
+from tallymarks.rules.criteria import Check, NameSpace
+from tallymarks.rules.facts import Facts
+from tests.integration.pipeline.parts import (
+    RecordingAssessor,
+    action,
+    balances_of,
+    count,
+    differing_balances,
+    give,
+    in_name_space,
+    ledger_of,
+    make_rule,
+    messages_ready,
+    points,
+    publish,
+    raw_message,
+    seeded_ids,
+    waiting_letters,
+    working,
+)
+from tests.parts import START, ApiClient, Clock, Tenant, until
+
+POISON = "Poison"
+
+
+def fail_on_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the criterion a fault that one nameSpace meets."""
+    check = NameSpace.check
+
+    def faulty(self: NameSpace, facts: Facts) -> Check:
+        if facts.event.name_space == POISON:
+            raise RuntimeError("a fault of ours")
+        return check(self, facts)
+
+    monkeypatch.setattr(NameSpace, "check", faulty)
+
+
+async def until_put_aside(broker: Broker, number: int) -> list[dict[str, object]]:
+    """Wait for so many dead letters; gives them."""
+
+    async def are_put_aside() -> bool:
+        return await messages_ready(broker, broker.topology.dead_letters) >= number
+
+    await until(are_put_aside)
+    letters = await waiting_letters(broker)
+    assert len(letters) == number
+    return letters
+
+
+async def error_events(owner: asyncpg.Connection, tenant: Tenant) -> list[asyncpg.Record]:
+    """The events that make failures visible."""
+    return list(
+        await owner.fetch(
+            "SELECT * FROM events WHERE tenant_id = $1 AND event_type = 'error' ORDER BY event_id", tenant.tenant_id
+        )
+    )
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_an_event_that_passes_the_balances_bound_is_put_aside_and_all_others_count(
+    database: Database, broker: Broker, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient
+) -> None:
+    ids = seeded_ids(1)
+    customer_ids = [ids() for _ in range(10)]
+    good: list[AnyEvent] = [points(ids(), customer_ids[number % 10], 2) for number in range(100)]
+    poison = points(ids(), customer_ids[3], limits.POINTS_MAX)
+    await publish(broker, tenant.tenant_id, [*good[:60], poison, *good[60:]])
+    (letter,) = await until_put_aside(broker, 1)
+    assert letter["eventId"] == str(poison.event_id)
+    assert letter["tenantId"] == str(tenant.tenant_id)
+    assert letter["reasonCode"] == BalanceOutOfRange.code
+    assert "BalanceOutOfRange" in str(letter["reason"])
+
+    async def all_others_count() -> bool:
+        return len(await ledger_of(owner, tenant.tenant_id)) == 100
+
+    await until(all_others_count)
+    assert await balances_of(owner, tenant.tenant_id) == dict.fromkeys(customer_ids, 20)
+    assert await differing_balances(database, tenant.tenant_id) == []
+    found = await api.get("/api/v1/customers/events", customerId=poison.customer_id, eventType="error")
+    (error,) = found.body["events"]
+    assert error["nameSpace"] == "Error.BalanceOutOfRange"
+    assert error["reference"] == str(poison.event_id)
+    (recorded,) = await error_events(owner, tenant)
+    body = orjson.loads(recorded["body"])
+    assert body["event"]["eventId"] == str(poison.event_id)
+    assert body["event"]["points"]["quantity"] == limits.POINTS_MAX
+    assert await owner.fetchval("SELECT count(*) FROM events WHERE event_id = $1", poison.event_id) == 0
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_an_event_that_our_own_fault_fails_is_put_aside_and_all_others_count(
+    broker: Broker, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_rule(api, "action", give(1), criteria=[in_name_space("Good")])
+    fail_on_poison(monkeypatch)
+    ids = seeded_ids(2)
+    customer_id = ids()
+    good = [action(ids(), customer_id, "Good") for _ in range(100)]
+    poison = action(ids(), customer_id, POISON)
+    await publish(broker, tenant.tenant_id, [*good[:7], poison, *good[7:]])
+    (letter,) = await until_put_aside(broker, 1)
+    assert letter["eventId"] == str(poison.event_id)
+    assert letter["reasonCode"] == "AssessmentFailed"
+    assert letter["reason"] == "RuntimeError: a fault of ours"
+
+    async def all_others_count() -> bool:
+        return await balances_of(owner, tenant.tenant_id) == {customer_id: 100}
+
+    await until(all_others_count)
+    (error,) = await error_events(owner, tenant)
+    assert error["name_space"] == "Error.AssessmentFailed"
+    assert error["reference"] == str(poison.event_id)
+    assert error["created_at"] == START
+
+
+async def test_finding_one_bad_event_takes_few_attempts(
+    database: Database, broker: Broker, owner: asyncpg.Connection, tenant: Tenant, clock: Clock, api: ApiClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    await make_rule(api, "action", give(1), criteria=[in_name_space("Good")])
+    fail_on_poison(monkeypatch)
+    ids = seeded_ids(3)
+    customer_id = ids()
+    events = [action(ids(), customer_id, "Good") for _ in range(128)]
+    events[77] = action(ids(), customer_id, POISON)
+    assessor = RecordingAssessor(database, broker, clock)
+    async with working(database, broker, assessor, clock):
+        await publish(broker, tenant.tenant_id, events)  # one customer's: one message, one batch
+        await until_put_aside(broker, 1)
+
+        async def is_over() -> bool:
+            return assessor.took_effect == 127
+
+        await until(is_over)
+    assert assessor.attempts[0] == 128
+    assert len(assessor.attempts) == 2 * math.log2(128) + 1
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_a_batch_of_nothing_but_bad_events_is_put_aside_whole(
+    broker: Broker, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make_rule(api, "action", give(1), criteria=[in_name_space("Good")])
+    fail_on_poison(monkeypatch)
+    ids = seeded_ids(4)
+    events = [action(ids(), ids(), POISON) for _ in range(20)]
+    await publish(broker, tenant.tenant_id, events)
+    letters = await until_put_aside(broker, 20)
+    assert {letter["eventId"] for letter in letters} == {str(event.event_id) for event in events}
+    assert len(await error_events(owner, tenant)) == 20
+    assert await count(owner, "customers", tenant.tenant_id) == 0
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_one_tenants_bad_event_does_not_touch_another_tenant(
+    broker: Broker, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant
+) -> None:
+    ids = seeded_ids(5)
+    customer_id = ids()
+    bad = [points(ids(), customer_id, limits.POINTS_MAX) for _ in range(2)]
+    good = points(ids(), customer_id, 5)
+    for tenant_id, events in ((tenant.tenant_id, bad), (other_tenant.tenant_id, [good])):
+        await publish(broker, tenant_id, events)
+    (letter,) = await until_put_aside(broker, 1)
+    assert letter["eventId"] == str(bad[1].event_id)
+
+    async def other_counts() -> bool:
+        return await balances_of(owner, other_tenant.tenant_id) == {customer_id: 5}
+
+    await until(other_counts)
+    assert await error_events(owner, other_tenant) == []
+
+
+# --- messages that are no events of ours -----------------------------------------------------------------------------
+
+
+def event_body(ids_of_tenant: UUID, **changes: object) -> bytes:
+    """A message of one good event, with parts of it changed."""
+    ids = seeded_ids(6)
+    event = {
+        "eventType": "action",
+        "eventId": str(ids()),
+        "customerId": str(ids()),
+        "createdAt": "2026-03-14T09:26:53.589Z",
+    }
+    events = [event | changes.pop("event", {})]  # type: ignore[operator]
+    return orjson.dumps({"schemaVersion": 1, "tenantId": str(ids_of_tenant), "events": events} | changes)
+
+
+UNREADABLE: dict[str, dict[str, object] | bytes] = {
+    "no JSON": b"not JSON",
+    "no UTF-8": b'{"schemaVersion": 1, "tenantId": "\xff"}',
+    "nothing": b"",
+    "a NUL": b'{"\x00": 1}',
+    "nested too deep": b"[" * 100_000,
+    "another schema version": {"schemaVersion": 2},
+    "no events": {"events": []},
+    "no time": {"event": {"createdAt": None}},
+    "an unknown kind": {"event": {"eventType": "baptism"}},
+    "an unknown kind with a NUL in it": {"event": {"eventType": "a\x00b"}},
+    "an unknown field with a NUL in its name": {"event": {"a\x00b": 1}},
+    "a NUL in a text": {"event": {"nameSpace": "a\x00b"}},
+    "no tenant": {"tenantId": "nobody"},
+}
+
+
+@pytest.mark.usefixtures("assessing")
+@pytest.mark.parametrize("what", UNREADABLE)
+async def test_a_message_that_cannot_be_read_is_put_aside_as_it_came(
+    broker: Broker, owner: asyncpg.Connection, tenant: Tenant, what: str
+) -> None:
+    ids = seeded_ids(7)
+    changes = UNREADABLE[what]
+    body = changes if isinstance(changes, bytes) else event_body(tenant.tenant_id, **changes)
+    await broker.publish(raw_message(broker, body))
+    customer_id = ids()
+    await publish(broker, tenant.tenant_id, [points(ids(), customer_id, 4)])
+    (letter,) = await until_put_aside(broker, 1)
+    assert letter["reasonCode"] == "UnreadableMessage"
+    assert letter["reason"]
+    assert letter["body"] == body.decode(errors="replace")
+
+    async def neighbour_counts() -> bool:
+        return await balances_of(owner, tenant.tenant_id) == {customer_id: 4}
+
+    await until(neighbour_counts)
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_the_reason_of_another_schema_version_names_it(broker: Broker, tenant: Tenant) -> None:
+    await broker.publish(raw_message(broker, event_body(tenant.tenant_id, schemaVersion=2)))
+    (letter,) = await until_put_aside(broker, 1)
+    assert "schemaVersion" in str(letter["reason"])
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_events_of_a_tenant_that_does_not_exist_are_put_aside_and_nothing_is_kept(
+    broker: Broker, owner: asyncpg.Connection, tenant: Tenant
+) -> None:
+    ids = seeded_ids(8)
+    nobody, event = ids(), points(ids(), ids(), 1)
+    await publish(broker, nobody, [event])
+    (letter,) = await until_put_aside(broker, 1)
+    assert letter["reasonCode"] == "UnknownTenant"
+    assert letter["eventId"] == str(event.event_id)
+    for table in ("events", "customers", "transactions"):
+        assert await count(owner, table) == 0

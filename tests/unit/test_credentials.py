@@ -1,0 +1,41 @@
+"""API keys: made of randomness, stored as a hash."""
+
+from hashlib import sha256
+
+import pytest
+
+from tallymarks.credentials import NewCredential, is_secret
+
+
+def test_keys_and_secrets_are_never_the_same() -> None:
+    made = [NewCredential.generate() for _ in range(100)]
+    assert len({one.api_key for one in made}) == 100
+    assert len({one.secret for one in made}) == 100
+
+
+def test_a_secret_has_256_bits_and_goes_into_a_header() -> None:
+    made = NewCredential.generate()
+    assert len(made.secret.removeprefix("secret_")) == 43
+    for text in (made.api_key, made.secret):
+        assert text.isascii()
+        assert text.isprintable()
+        assert " " not in text
+
+
+def test_what_is_stored_is_the_hash_and_says_nothing_of_the_secret() -> None:
+    made = NewCredential.generate()
+    assert made.secret_sha256 == sha256(made.secret.encode()).digest()
+    assert made.secret.encode() not in made.secret_sha256
+
+
+@pytest.mark.parametrize("wrong", ["", "x", " ", "é", "\udce9", "名前", "\x00"])
+def test_only_the_secret_is_the_secret(wrong: str) -> None:
+    made = NewCredential.generate()
+    assert is_secret(made.secret, made.secret_sha256)
+    for given in (wrong, made.secret + wrong, made.secret.upper(), made.secret[:-1], made.api_key):
+        assert is_secret(given, made.secret_sha256) is (given == made.secret)
+
+
+def test_no_secret_is_that_of_another() -> None:
+    one, other = NewCredential.generate(), NewCredential.generate()
+    assert not is_secret(one.secret, other.secret_sha256)
