@@ -157,7 +157,7 @@ async def assessing(database: Database, broker: Broker, assessor: Assessor, cloc
 async def api_url(database: Database, broker: Broker, clock: Clock, database_url: str) -> AsyncIterator[str]:
     """The address of an api in this process, on the test's servers and clock; no assessor runs."""
     parts = Parts(database, broker, Duplicates(database, time.monotonic), asyncio.Event(), now=clock, new_id=new_id)
-    app = application(parts, Authenticator(database, time.monotonic))
+    app = application(parts, Authenticator(database, time.monotonic), database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 from zlib import crc32
@@ -116,7 +117,9 @@ class Broker:
     async def close(self) -> None:
         """Close the connection; messages taken and not acknowledged go back to their queue."""
         if self._connection is not None:
-            await self._connection.close()
+            with suppress(*UNAVAILABLE_ERRORS):
+                async with asyncio.timeout(limits.CLOSE_TIMEOUT_SECONDS):
+                    await self._connection.close()
 
     @property
     def is_connected(self) -> bool:

@@ -32,6 +32,7 @@ from tallymarks.sql import tenancy
 MIGRATION_LOCK = 7_419_061_852_003
 """Any number that nobody else takes: one migration at a time, however many are started."""
 DIFFERENCES_SHOWN_MAX = 1_000
+CONNECTING_ERRORS: tuple[type[BaseException], ...] = (OSError, TimeoutError, *UNAVAILABLE_ERRORS)
 VERIFY_TIMEOUT_SECONDS = 3600.0
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def main() -> None:
         app()
     except Refusal as refusal:
         _stop(f"{refusal.code}: {refusal.detail or refusal.message}")
-    except UNAVAILABLE_ERRORS as error:
+    except CONNECTING_ERRORS as error:
         _stop(f"the database is away: {str(error) or type(error).__name__}")
 
 
@@ -205,7 +206,8 @@ async def _tenants(database: Database, only: UUID | None) -> AsyncIterator[UUID]
         return
     last = UUID(int=0)
     while True:
-        async with database.connection() as connection:
+        async with database.connection() as connection, connection.transaction(readonly=True):
+            await connection.execute(tenancy.ACT_AS_HOUSEKEEPER)
             rows = await connection.fetch(tenancy.SELECT_TENANTS, last, limits.PAGE_LIMIT_MAX)
         for row in rows:
             yield row["tenant_id"]

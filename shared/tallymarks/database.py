@@ -16,9 +16,13 @@ Record: TypeAlias = asyncpg.Record
 
 SERVICE_ROLE = "tallymarks_service"
 
+
+class DatabaseAway(Exception):  # noqa: N818 - named as the state it tells of
+    """There is no connection to the database, or it broke, or did not answer in time."""
+
+
 UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
-    OSError,
-    TimeoutError,
+    DatabaseAway,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -34,17 +38,20 @@ CONTENTION_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.QueryCanceledError,
 )
 """Another transaction was in the way: the same again can succeed."""
 
+TIMEOUT_ERRORS: tuple[type[BaseException], ...] = (
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.QueryCanceledError,
+)
+"""It took too long: the same again may succeed, less of it at a time more surely."""
 
-class DatabaseAway(ConnectionError):  # noqa: N818 - named as the state it tells of
-    """The driver found its connection closed."""
 
+TRANSIENT_ERRORS = UNAVAILABLE_ERRORS + CONTENTION_ERRORS + TIMEOUT_ERRORS
 
-TRANSIENT_ERRORS = UNAVAILABLE_ERRORS + CONTENTION_ERRORS
+TIMED_LOOKUP_ERRORS: tuple[type[BaseException], ...] = (TimeoutError, *TRANSIENT_ERRORS)
+"""What a look-up under a time limit of its own may fail with."""
 
 
 class Database:
@@ -53,8 +60,8 @@ class Database:
     Connecting waits until the database is first needed, so a service starts and serves what it can while it is away.
     """
 
-    def __init__(self, url: str, *, pool_size: int, application_name: str) -> None:
-        """Prepare the pool; `open` makes it."""
+    def __init__(self, url: str, *, pool_size: int, application_name: str, lock_timeout_seconds: float = 0) -> None:
+        """Prepare the pool; `open` makes it. A lock is waited for as long as a statement may take, or less."""
         self._pool = asyncpg.create_pool(
             url,
             min_size=0,
@@ -68,6 +75,7 @@ class Database:
                 "application_name": application_name,
                 "timezone": "UTC",
                 "statement_timeout": str(int(limits.STATEMENT_TIMEOUT_SECONDS * 1000)),
+                "lock_timeout": str(int(lock_timeout_seconds * 1000)),
                 "idle_in_transaction_session_timeout": str(int(limits.TRANSACTION_IDLE_TIMEOUT_SECONDS * 1000)),
             },
         )
@@ -85,21 +93,21 @@ class Database:
         """Lend a connection that sees the tables that tenants share and no row of any tenant."""
         try:
             connection = await self._pool.acquire(timeout=limits.CONNECT_TIMEOUT_SECONDS)
-        except asyncpg.PostgresError as error:
-            # It refuses connections: it starts, stops, is full, or was not set up for us yet.
-            raise DatabaseAway(str(error)) from error
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            # It cannot be reached, or refuses: it starts, stops, is full, or was not set up for us yet.
+            raise DatabaseAway(str(error) or type(error).__name__) from error
         try:
             try:
                 yield connection
             finally:
-                await self._pool.release(connection)
-        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+                await self._pool.release(connection, timeout=limits.RELEASE_TIMEOUT_SECONDS)
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             # The driver uses one class for a closed connection and for an argument that it cannot encode; only the
             # second is a ValueError, and a fault of ours. The other class is what giving back a connection raises
             # whose session ended while it prepared a statement.
             if isinstance(error, ValueError):
                 raise
-            raise DatabaseAway(str(error)) from error
+            raise DatabaseAway(str(error) or type(error).__name__) from error
 
     @asynccontextmanager
     async def transaction(self, tenant_id: UUID) -> AsyncIterator[Connection]:
@@ -113,6 +121,6 @@ class Database:
         try:
             async with asyncio.timeout(limits.HEALTH_TIMEOUT_SECONDS), self.connection() as connection:
                 await connection.fetchval("SELECT 1")
-        except TRANSIENT_ERRORS:
+        except TIMED_LOOKUP_ERRORS:
             return False
         return True

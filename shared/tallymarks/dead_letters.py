@@ -71,11 +71,7 @@ async def replay(broker: Broker, letter: DeadLetter) -> None:
         pydantic.ValidationError: it carries no events, and never can be assessed.
     """
     content = read_events(letter.message.body)
-    headers: Headers = {
-        name: str(letter.message.headers[name])
-        for name in (TENANT_HEADER, SCHEMA_VERSION_HEADER)
-        if name in letter.message.headers
-    }
+    headers: Headers = {TENANT_HEADER: str(content.tenant_id), SCHEMA_VERSION_HEADER: content.schema_version}
     topology = broker.topology
     await broker.publish(
         OutgoingMessage(
@@ -83,7 +79,8 @@ async def replay(broker: Broker, letter: DeadLetter) -> None:
             routing_key=str(topology.partition(content.tenant_id, content.events[0].customer_id)),
             body=letter.message.body,
             headers=headers,
-            message_id=UUID(letter.message.message_id) if letter.message.message_id else content.events[0].event_id,
+            # Whatever put it aside gave the message its id: it need not be one of ours.
+            message_id=content.events[0].event_id,
         )
     )
     await letter.message.ack()

@@ -72,7 +72,7 @@ class OrderItem(Model):
     type: Text | None = None
     quantity: Count | None = None
     price: Amount | None = None
-    tags: Annotated[tuple[Text, ...], Field(max_length=limits.ITEM_TAGS_MAX)] = ()
+    tags: Annotated[tuple[Text, ...], Field(max_length=limits.ITEM_TAGS_MAX, fail_fast=True)] = ()
 
 
 class OrderPayment(Model):
@@ -93,8 +93,8 @@ class Order(Model):
     shipping_total: Amount | None = None
     discount_total: Amount | None = None
     currency: Text | None = None
-    items: Annotated[tuple[OrderItem, ...], Field(max_length=limits.ORDER_ITEMS_MAX)] = ()
-    payments: Annotated[tuple[OrderPayment, ...], Field(max_length=limits.ORDER_PAYMENTS_MAX)] = ()
+    items: Annotated[tuple[OrderItem, ...], Field(max_length=limits.ORDER_ITEMS_MAX, fail_fast=True)] = ()
+    payments: Annotated[tuple[OrderPayment, ...], Field(max_length=limits.ORDER_PAYMENTS_MAX, fail_fast=True)] = ()
 
 
 class OrderEvent(EventBase):

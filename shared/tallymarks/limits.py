@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 BODY_BYTES_MAX = 1024 * 1024
 BATCH_BODY_BYTES_MAX = 4 * 1024 * 1024
 BATCH_EVENTS_MAX = 1_000
+OBJECT_KEYS_MAX = 64
+"""No object of the contract has so many; a body full of unknown fields is refused before each is looked at."""
 TEXT_LENGTH_MAX = 256
 DESCRIPTION_LENGTH_MAX = 2_000
 EMAIL_ADDRESS_LENGTH_MAX = 254
@@ -33,7 +35,7 @@ EXPIRY_YEARS_MAX = 5
 EXPIRY_COUNT_MAX = {"days": 1_827, "months": 60, "years": 5}
 
 # Rules of one tenant: all active ones are held in memory by each assessor.
-RULES_PER_TENANT_MAX = 10_000
+RULES_PER_TENANT_MAX = 2_000
 RULE_CRITERIA_MAX = 50
 RULE_FULFILMENTS_MAX = 50
 
@@ -41,8 +43,12 @@ RULE_FULFILMENTS_MAX = 50
 MESSAGE_EVENTS_MAX = 250
 MESSAGE_BYTES_MAX = 256 * 1024
 """A message is closed at the first of the two, so that a full prefetch stays within tens of megabytes."""
-PREFETCH_MESSAGES = 256
+PREFETCH_MESSAGES = 200
 ASSESS_EVENTS_MAX = 500
+ASSESS_BYTES_MAX = 4 * 1024 * 1024
+"""A batch is closed at the first of the two: read, an event takes many times its bytes."""
+EVALUATED_AT_ONCE_MAX = 20
+"""Events evaluated before the event loop gets its turn: connections must not go without a heartbeat."""
 SWEEP_MEMBERSHIPS_MAX = 1_000
 OUTBOX_MESSAGES_MAX = 100
 API_KEYS_CACHED_MAX = 10_000
@@ -60,6 +66,11 @@ STATEMENT_TIMEOUT_SECONDS = 10.0
 TRANSACTION_IDLE_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 HEALTH_TIMEOUT_SECONDS = 1.0
+RELEASE_TIMEOUT_SECONDS = 1.0
+"""For a connection that was given up in the middle of a statement to come to itself; else it is dropped."""
+ACCOUNT_LOCK_TIMEOUT_SECONDS = 3.0
+"""How long a request waits for an account that others are moving points of."""
+CLOSE_TIMEOUT_SECONDS = 2.0
 RECONNECT_INTERVAL_SECONDS = 1.0
 BODY_TIMEOUT_SECONDS = 30.0
 RETRY_AFTER_SECONDS = 2

@@ -1,5 +1,6 @@
 """Logging: one JSON line an event on stdout, readable lines on a terminal."""
 
+import json
 import logging
 import sys
 from typing import Literal
@@ -43,4 +44,8 @@ def configure_logging(service: str, log_format: Literal["auto", "json", "console
 
 
 def _to_json(value: object, **_: object) -> str:
-    return orjson.dumps(value, default=repr).decode()
+    try:
+        return orjson.dumps(value, default=repr).decode()
+    except orjson.JSONEncodeError:
+        # An integer over 64 bits, a lone surrogate: a line that reads less well beats none.
+        return json.dumps(value, default=repr)

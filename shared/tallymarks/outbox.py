@@ -62,17 +62,24 @@ async def relay(database: Database, broker: Broker, committed: asyncio.Event) ->
 
 
 async def relay_once(database: Database, broker: Broker) -> int:
-    """Publish one bounded lot, oldest first; give the number sent."""
+    """Publish one bounded lot, oldest first; give the number sent.
+
+    Raises:
+        Unavailable: some were not confirmed, and stay; the others are gone from the outbox.
+    """
     async with database.connection() as connection, connection.transaction():
         rows = await connection.fetch(sql.TAKE, limits.OUTBOX_MESSAGES_MAX)
         if not rows:
             return 0
-        sent = await asyncio.gather(*(broker.publish(_message(broker, row)) for row in rows), return_exceptions=True)
-        for outcome in sent:
-            if outcome is not None:
-                raise outcome
-        await connection.execute(sql.DELETE, [row["outbox_id"] for row in rows])
-    return len(rows)
+        outcomes = await asyncio.gather(
+            *(broker.publish(_message(broker, row)) for row in rows), return_exceptions=True
+        )
+        sent = [row["outbox_id"] for row, outcome in zip(rows, outcomes, strict=True) if outcome is None]
+        await connection.execute(sql.DELETE, sent)
+    for outcome in outcomes:
+        if outcome is not None:
+            raise outcome
+    return len(sent)
 
 
 def _message(broker: Broker, row: Record) -> OutgoingMessage:

@@ -9,7 +9,8 @@ from dateutil.relativedelta import relativedelta
 from pydantic import Field, model_validator
 
 from tallymarks import limits
-from tallymarks.values import Id, Instant, LongText, Model, RequiredText, Text
+from tallymarks.errors import InvalidRequest
+from tallymarks.values import Id, Instant, LongText, Model, RequiredText, Text, format_instant
 
 
 class Status(StrEnum):
@@ -100,6 +101,16 @@ class Membership(Model):
     """The event whose assessment added the customer; null where a caller did."""
     expiry_date_time: Instant | None
     """When the membership lapses by itself; null is never."""
+
+
+def require_near(expiry: Expiry, now: datetime) -> None:
+    """Hold a fixed date to its bound.
+
+    Raises:
+        InvalidRequest: it is more than 5 years ahead.
+    """
+    if expiry.date is not None and expiry.date > now + relativedelta(years=limits.EXPIRY_YEARS_MAX):
+        raise InvalidRequest.of("expiry.date", format_instant(expiry.date), "A date is at most 5 years ahead.")
 
 
 def anniversary(customer_created_at: datetime, years: int) -> datetime:

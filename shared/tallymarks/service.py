@@ -72,17 +72,39 @@ async def _until_stopped(serve: Serve, settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def opened_parts(settings: Settings, name: str) -> AsyncIterator[tuple[Database, Broker]]:
-    """Prepare the database and the broker; neither is waited for, and both are closed at the end."""
-    database = Database(settings.database_url, pool_size=settings.database_pool_size, application_name=name)
+async def connected(
+    settings: Settings, name: str, *, pool_size: int, lock_timeout_seconds: float = 0
+) -> AsyncIterator[Database]:
+    """Prepare the database, which is not waited for; its connections are closed at the end."""
+    database = Database(
+        settings.database_url, pool_size=pool_size, application_name=name, lock_timeout_seconds=lock_timeout_seconds
+    )
     await database.open()
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def prepared_broker(settings: Settings, name: str) -> AsyncIterator[Broker]:
+    """Prepare the broker, which is to be opened; its connection is closed at the end."""
     topology = Topology(settings.topology_prefix, settings.partitions)
     broker = Broker(settings.amqp_url, topology, confirm_timeout_seconds=settings.confirm_timeout_seconds, name=name)
     try:
-        yield database, broker
+        yield broker
     finally:
         await broker.close()
-        await database.close()
+
+
+@asynccontextmanager
+async def opened_parts(settings: Settings, name: str) -> AsyncIterator[tuple[Database, Broker]]:
+    """Prepare what a worker needs."""
+    async with (
+        connected(settings, name, pool_size=settings.database_pool_size) as database,
+        prepared_broker(settings, name) as broker,
+    ):
+        yield database, broker
 
 
 @asynccontextmanager

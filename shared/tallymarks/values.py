@@ -46,11 +46,9 @@ class Model(BaseModel):
 
 
 def _without_nul(value: str) -> str:
-    """PostgreSQL stores no NUL in a text, and no surrogate has a UTF-8 form."""
+    """PostgreSQL stores no NUL in a text (what has no UTF-8 form pydantic refuses)."""
     if "\x00" in value:
         raise ValueError("must not contain NUL")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("must be valid Unicode")
     return value
 
 
@@ -219,4 +217,5 @@ class Attribute(Model):
         return schema
 
 
-Attributes = Annotated[tuple[Attribute, ...], Field(max_length=limits.ATTRIBUTES_MAX)]
+Attributes = Annotated[tuple[Attribute, ...], Field(max_length=limits.ATTRIBUTES_MAX, fail_fast=True)]
+"""Lists stop at their first wrong element: a body full of them is not worth an error each."""

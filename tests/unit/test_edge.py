@@ -1,5 +1,6 @@
 """The edge of the api: JSON is read exactly, and a refusal names what was sent and where."""
 
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -103,6 +104,16 @@ class TestParseJson:
     def test_refuses_a_key_that_is_there_twice(self, raw: str) -> None:
         """Which of them counts, two readers could tell differently."""
         self.is_refused(raw.encode())
+
+    @pytest.mark.parametrize("template", ["%s", "[[%s]]", '{"a": {"b": [%s]}}'])
+    def test_refuses_objects_with_more_fields_than_any_has(self, template: str) -> None:
+        def wide(fields: int) -> bytes:
+            return (template % json.dumps({f"field{number}": 1 for number in range(fields)})).encode()
+
+        parse_json(wide(limits.OBJECT_KEYS_MAX))
+        with pytest.raises(InvalidRequest) as refusal:
+            parse_json(wide(limits.OBJECT_KEYS_MAX + 1))
+        assert [error.param for error in refusal.value.errors] == ["body"]
 
     @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
     @pytest.mark.parametrize("depth", [300, 100_000])
@@ -216,18 +227,27 @@ class TestValidated:
         assert error.message.startswith("fulfilments.1: ")
 
     def test_tells_the_number_of_errors_and_shows_a_bounded_part(self) -> None:
-        body = {"total": 1, "items": [{"price": "x"}] * 150}
         with pytest.raises(InvalidRequest) as refusal:
-            validated(OrderEvent, {**IDS, "order": body})
-        assert len(refusal.value.errors) == ERRORS_SHOWN_MAX == 100
-        assert refusal.value.detail.startswith("150 ")
+            validated(OrderEvent, {**IDS, "order": {"total": 1}, **{f"unknown{number}": 1 for number in range(50)}})
+        assert len(refusal.value.errors) == ERRORS_SHOWN_MAX == 20
+        assert refusal.value.detail.startswith("50 ")
+
+    @pytest.mark.parametrize(
+        ("name", "bad"),
+        [("order.items", {"price": "x"}), ("order.payments", {"amount": "x"}), ("attributes", {"value": "x"})],
+    )
+    def test_a_list_is_read_up_to_its_first_wrong_element(self, name: str, bad: dict[str, str]) -> None:
+        body: dict[str, Any] = {"total": 1}
+        sent: dict[str, Any] = {**IDS, "order": body}
+        (body if name.startswith("order.") else sent)[name.removeprefix("order.")] = [bad] * 50
+        assert {place and place.rsplit(".", 1)[0] for place in refused(OrderEvent, sent)} == {f"{name}.0"}
 
     def test_the_place_of_the_data_comes_first(self) -> None:
         with pytest.raises(InvalidRequest) as refusal:
             validated(ActionEvent, {**IDS, "action": {"count": -1}}, under=("events", 7))
         assert [error.param for error in refusal.value.errors] == ["events.7.action.count"]
 
-    @pytest.mark.parametrize("limit", ["0", "101", "-1", "1.5", "", "all", "1e1"])
+    @pytest.mark.parametrize("limit", ["0", "101", "-1", "1.5", "", "all", "1e1", " 5", "+5", "5_0", "٥"])
     def test_a_limit_is_between_1_and_100(self, limit: str) -> None:
         assert refused(PageQuery, {"limit": limit}) == {"limit": limit}
         assert [validated(PageQuery, {"limit": good}).limit for good in ("1", "100")] == [1, 100]

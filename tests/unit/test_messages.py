@@ -182,6 +182,14 @@ class TestDeadLetter:
         letter = dead_letter(TOPOLOGY, TENANT, action(), reason_code="Code", reason="r" * 10_000, new_id=ids())
         assert letter.headers["tallymarks-reason"] == "r" * REASON_LENGTH_MAX
 
+    def test_a_reason_that_repeats_a_nul_can_be_stored(self) -> None:
+        """No text and no JSON of the database can hold one."""
+        letters = (
+            dead_letter(TOPOLOGY, TENANT, action(), reason_code="Code", reason="a\x00b", new_id=ids()),
+            unreadable_letter(TOPOLOGY, b"", "a\x00b", ids()),
+        )
+        assert [letter.headers["tallymarks-reason"] for letter in letters] == ["a\\x00b"] * 2
+
     @generated
     @given(events())
     def test_can_be_read_again_as_it_was(self, event: AnyEvent) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from tallymarks import limits
 from tallymarks.credentials import Role
 from tallymarks_api import openapi
 from tallymarks_api.calls import AnyEndpoint
@@ -216,6 +217,10 @@ class TestDocument:
                 for part in parts(resolved(body_of(one["requestBody"]))):
                     if part.get("type") == "object":
                         assert part["additionalProperties"] is False
+
+    def test_no_object_has_as_many_fields_as_are_refused(self) -> None:
+        schemas = DOCUMENT["components"]["schemas"].values()
+        assert max(len(schema.get("properties", {})) for schema in schemas) <= limits.OBJECT_KEYS_MAX
 
     def test_names_are_camel_case_everywhere(self) -> None:
         for schema in DOCUMENT["components"]["schemas"].values():

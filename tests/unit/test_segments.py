@@ -9,7 +9,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tallymarks.segments import Expiry, NewSegment, Status, anniversary, lapses_at, later, next_anniversary
+from tallymarks.errors import InvalidRequest
+from tallymarks.segments import (
+    Expiry,
+    NewSegment,
+    Status,
+    anniversary,
+    lapses_at,
+    later,
+    next_anniversary,
+    require_near,
+)
 from tallymarks.values import format_instant, parse_instant
 from tests.parts import START
 from tests.unit.builders import generated, instants, segment
@@ -260,6 +270,24 @@ class TestExpiry:
     def test_refuses_every_other_combination(self, bad: dict[str, Any]) -> None:
         with pytest.raises(ValidationError):
             Expiry.model_validate(bad)
+
+
+class TestRequireNear:
+    @staticmethod
+    def dated(date: str) -> Expiry:
+        return Expiry.model_validate({"mode": "date", "date": date})
+
+    def test_a_date_is_at_most_5_years_ahead(self) -> None:
+        now = at("2024-02-29")
+        require_near(self.dated("2029-02-28T08:30:00.123Z"), now)
+        with pytest.raises(InvalidRequest) as refusal:
+            require_near(self.dated("2029-02-28T08:30:00.124Z"), now)
+        (error,) = refusal.value.errors
+        assert (error.param, error.value) == ("expiry.date", "2029-02-28T08:30:00.124Z")
+
+    def test_one_that_has_passed_is_near_and_so_is_none(self) -> None:
+        require_near(self.dated("1999-01-01T00:00:00Z"), START)
+        require_near(Expiry(), START)
 
 
 class TestSegment:

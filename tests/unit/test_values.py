@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from tallymarks import limits
+from tallymarks.customers import NewCustomer
+from tallymarks.events import ActionEvent
+from tallymarks.rules.rule import NewRule
+from tallymarks.segments import NewSegment
 from tallymarks.values import (
     Amount,
     Attribute,
@@ -17,8 +22,10 @@ from tallymarks.values import (
     Count,
     EmailAddress,
     Flag,
+    Id,
     Instant,
     LongText,
+    Model,
     Points,
     Rate,
     RequiredText,
@@ -28,7 +35,7 @@ from tallymarks.values import (
     parse_instant,
 )
 from tallymarks_api.edge import parse_json
-from tests.unit.builders import generated, instants
+from tests.unit.builders import CUSTOMER, generated, instants
 
 AMOUNT: TypeAdapter[Decimal] = TypeAdapter(Amount)
 INSTANT: TypeAdapter[datetime] = TypeAdapter(Instant)
@@ -279,6 +286,34 @@ class TestWholeNumbersAndFlags:
     def test_a_flag_is_true_or_false(self, value: object) -> None:
         assert refuses(Flag, value)
         assert not refuses(Flag, value=True)
+
+
+class TestId:
+    def test_is_a_uuid_in_any_spelling_of_its_text(self) -> None:
+        for text in (str(CUSTOMER), str(CUSTOMER).upper(), CUSTOMER.hex, f"urn:uuid:{CUSTOMER}"):
+            assert TypeAdapter(Id).validate_python(text) == CUSTOMER
+
+    @pytest.mark.parametrize("value", ["", "x", str(CUSTOMER)[:-1], CUSTOMER.int, None, True, [str(CUSTOMER)]])
+    def test_refuses_what_is_none(self, value: object) -> None:
+        assert refuses(Id, value)
+
+    def test_is_not_the_nil_uuid_which_stands_before_all_others(self) -> None:
+        assert refuses(Id, str(UUID(int=0)))
+        assert not refuses(Id, str(UUID(int=1)))
+
+    @pytest.mark.parametrize(
+        ("form", "name"),
+        [
+            (ActionEvent, "eventId"),
+            (ActionEvent, "customerId"),
+            (NewCustomer, "customerId"),
+            (NewRule, "ruleId"),
+            (NewSegment, "segmentId"),
+        ],
+    )
+    def test_is_what_a_caller_gives(self, form: type[Model], name: str) -> None:
+        with pytest.raises(ValidationError, match=f"{name}\n.*nil UUID"):
+            form.model_validate({name: str(UUID(int=0))})
 
 
 class TestAttribute:

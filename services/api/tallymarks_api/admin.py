@@ -11,7 +11,7 @@ from tallymarks.database import Connection, Record
 from tallymarks.errors import AlreadyExists, InvalidRequest, LimitReached, OwnKey, ResourceNotFound, SegmentNotFound
 from tallymarks.rule_sets import rule_of, segment_of
 from tallymarks.rules.rule import NewRule, Rule
-from tallymarks.segments import NewSegment, Segment
+from tallymarks.segments import NewSegment, Segment, require_near
 from tallymarks.sql import rules as sql
 from tallymarks.sql import tenancy
 from tallymarks.tenants import ApiKey, CreatedApiKey
@@ -133,6 +133,7 @@ async def get_segment(call: Call[SegmentPath, Nothing, None]) -> Answer:
 
 async def create_segment(call: Call[Nothing, Nothing, NewSegment]) -> Answer:
     """Make a segment."""
+    require_near(call.body.expiry, call.parts.now())
     segment_id = call.body.segment_id or call.parts.new_id()
     try:
         async with call.parts.database.transaction(call.tenant_id) as connection:
@@ -148,6 +149,7 @@ async def create_segment(call: Call[Nothing, Nothing, NewSegment]) -> Answer:
 async def replace_segment(call: Call[SegmentPath, Nothing, NewSegment]) -> Answer:
     """Replace a segment; who is a member stays so, until the lapse that was computed on joining."""
     _same("segmentId", call.body.segment_id, call.path.segment_id)
+    require_near(call.body.expiry, call.parts.now())
     segment_id = call.path.segment_id
     try:
         async with call.parts.database.transaction(call.tenant_id) as connection:

@@ -14,7 +14,7 @@ from cachetools import LRUCache
 
 from tallymarks import limits
 from tallymarks.credentials import Role, is_secret
-from tallymarks.database import TRANSIENT_ERRORS, Database
+from tallymarks.database import TIMED_LOOKUP_ERRORS, Database
 from tallymarks.errors import Unauthorized, Unavailable
 from tallymarks.sql import tenancy
 from tallymarks_api.calls import Caller
@@ -46,7 +46,11 @@ class Authenticator:
     """Checks credentials."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        """Take the database, and a monotonic clock in seconds."""
+        """Take the database and a monotonic clock in seconds.
+
+        The database's connections are to be for this alone: were they those that requests hold, a caller who keeps them
+        busy could make it seem away, and his disabled key go on working.
+        """
         self._database = database
         self._clock = clock
         self._cache: LRUCache[tuple[UUID, str], _Cached] = LRUCache(limits.API_KEYS_CACHED_MAX)
@@ -77,10 +81,13 @@ class Authenticator:
         now = self._clock()
         if cached is not None and now < cached.fresh_until:
             return cached.known
+        if cached is not None:
+            # One request looks; those that arrive meanwhile need not wait for it.
+            cached.fresh_until = now + 2 * LOOKUP_TIMEOUT_SECONDS
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
                 known = await self._read(tenant_id, api_key)
-        except TRANSIENT_ERRORS as error:
+        except TIMED_LOOKUP_ERRORS as error:
             if cached is None or now > cached.read_at + limits.API_KEY_STALE_SECONDS:
                 raise Unavailable("The credentials cannot be checked now.") from error
             log.warning("a cached key is trusted while the database is away", reason=str(error) or type(error).__name__)

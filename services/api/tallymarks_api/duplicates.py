@@ -6,13 +6,13 @@ from uuid import UUID
 
 import structlog
 
-from tallymarks.database import TRANSIENT_ERRORS, Database
+from tallymarks.database import TIMED_LOOKUP_ERRORS, Database
 from tallymarks.sql import events as sql
 
 log = structlog.get_logger(__name__)
 
 LOOKUP_TIMEOUT_SECONDS = 1.0
-PAUSE_SECONDS = 2.0
+PAUSE_SECONDS = 5.0
 """After a look-up that failed the next ones are left out for so long: no request waits for a dead database."""
 
 
@@ -32,7 +32,7 @@ class Duplicates:
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._database.transaction(tenant_id) as connection:
                 rows = await connection.fetch(sql.SELECT_EXISTING, tenant_id, event_ids)
-        except TRANSIENT_ERRORS as error:
+        except TIMED_LOOKUP_ERRORS as error:
             self._paused_until = self._clock() + PAUSE_SECONDS
             log.warning("duplicates are not looked up", reason=str(error) or type(error).__name__)
             return frozenset()

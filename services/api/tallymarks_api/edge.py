@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 REQUESTS = Counter("tallymarks_requests", "Requests answered", ["method", "path", "status"])
 REQUEST_SECONDS = Histogram("tallymarks_request_seconds", "Time to the answer", ["method", "path"])
-ERRORS_SHOWN_MAX = 100
+ERRORS_SHOWN_MAX = 20
 TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 DISCRIMINATORS = ("type", "eventType")
 
@@ -105,11 +105,11 @@ async def errors_middleware(
         return _refuse(request, error, {"Allow": ", ".join(sorted(refused.allowed_methods))})
     except web.HTTPRequestEntityTooLarge:
         error = BodyTooLarge()
-    except web.HTTPException:
-        raise
+    except web.HTTPError as refused:
+        return _json(_other_error(refused), refused.status)
     except TRANSIENT_ERRORS as failed:
-        log.warning("the database is away", path=request.path, reason=str(failed) or type(failed).__name__)
-        error = Unavailable("The database is away.")
+        log.warning("the database is away or busy", path=request.path, reason=str(failed) or type(failed).__name__)
+        error = Unavailable("The database is away or busy.")
     except Exception:
         request_id = str(request.app[REQUEST_ID]())
         log.exception("a request failed", request_id=request_id, method=request.method, path=request.path)
@@ -118,6 +118,11 @@ async def errors_middleware(
 
 
 REQUEST_ID: web.AppKey[Callable[[], UUID]] = web.AppKey("request_id", Callable[[], UUID])  # type: ignore[arg-type]
+
+
+def _other_error(refused: web.HTTPError) -> ErrorBody:
+    """Tell what the HTTP server itself refuses in the one format of errors."""
+    return ErrorBody(code=refused.reason.replace(" ", ""), message=f"{refused.reason}.", detail="", errors=())
 
 
 def _trace_parent(request: web.Request) -> str | None:
@@ -173,7 +178,7 @@ async def _read(endpoint: AnyEndpoint, request: web.Request) -> bytes | None:
             raw = await request.read()
     except TimeoutError:
         raise RequestTimeout from None
-    except web.RequestPayloadError as error:
+    except (ConnectionError, web.RequestPayloadError) as error:
         raise InvalidRequest.of("body", None, f"The body cannot be read: {error}") from None
     if len(raw) > endpoint.body_bytes_max:
         raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
@@ -200,7 +205,21 @@ def parse_json(raw: bytes) -> object:
     except ValueError as error:
         detail = f"The body is not valid JSON: {error}"
         raise InvalidRequest(detail, errors=[FieldError(message=detail, param="body")]) from None
+    _require_slim(data)
     return data
+
+
+def _require_slim(data: object) -> None:
+    """Refuse objects with more keys than any of the contract has, before each of them is looked at."""
+    waiting = [data]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting.extend(part)
+        elif isinstance(part, dict):
+            if len(part) > limits.OBJECT_KEYS_MAX:
+                raise InvalidRequest.of("body", None, f"An object of the body has {len(part)} fields.")
+            waiting.extend(part.values())
 
 
 def validated(form: type[M] | TypeAdapter[B], data: object, *, under: Sequence[int | str] = ()) -> M | B:

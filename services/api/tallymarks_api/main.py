@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
 from tallymarks import limits, outbox
+from tallymarks.database import Database
 from tallymarks.health import add_health_routes
-from tallymarks.service import listening, new_id, opened_parts, run_service, utc_now
+from tallymarks.service import connected, listening, new_id, prepared_broker, run_service, utc_now
 from tallymarks.settings import Settings
 from tallymarks_api import admin, customers, events, redemptions, search, segments
 from tallymarks_api.auth import Authenticator
@@ -19,6 +21,7 @@ from tallymarks_api.openapi import add_swagger_routes
 
 NAME = "api"
 DEFAULT_PORT = 8080
+KEY_CONNECTIONS = 2
 ENDPOINTS = (
     *customers.ENDPOINTS,
     *search.ENDPOINTS,
@@ -29,8 +32,8 @@ ENDPOINTS = (
 )
 
 
-def application(parts: Parts, authenticator: Authenticator) -> web.Application:
-    """Make the application out of the route table."""
+def application(parts: Parts, authenticator: Authenticator, health: Database) -> web.Application:
+    """Make the application out of the route table; `health` is the database by which its health is told."""
     app = web.Application(middlewares=[errors_middleware], client_max_size=limits.BATCH_BODY_BYTES_MAX + 1)
     app[REQUEST_ID] = parts.new_id
     for endpoint in ENDPOINTS:
@@ -40,7 +43,7 @@ def application(parts: Parts, authenticator: Authenticator) -> web.Application:
     async def broker_is_up() -> bool:
         return parts.broker.is_connected
 
-    add_health_routes(app, {"broker": broker_is_up, "database": parts.database.is_reachable}, _can_serve)
+    add_health_routes(app, {"broker": broker_is_up, "database": health.is_reachable}, _can_serve)
     return app
 
 
@@ -52,10 +55,20 @@ def _can_serve(up: Mapping[str, bool]) -> bool:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Run until stopped: requests under way are answered first."""
     committed = asyncio.Event()
-    async with opened_parts(settings, NAME) as (database, broker):
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            connected(
+                settings,
+                NAME,
+                pool_size=settings.database_pool_size,
+                lock_timeout_seconds=limits.ACCOUNT_LOCK_TIMEOUT_SECONDS,
+            )
+        )
+        broker = await stack.enter_async_context(prepared_broker(settings, NAME))
+        keys = await stack.enter_async_context(connected(settings, f"{NAME} keys", pool_size=KEY_CONNECTIONS))
         duplicates = Duplicates(database, time.monotonic)
         parts = Parts(database, broker, duplicates, committed, now=utc_now, new_id=new_id)
-        app = application(parts, Authenticator(database, time.monotonic))
+        app = application(parts, Authenticator(keys, time.monotonic), keys)
         async with asyncio.TaskGroup() as tasks:
             opening = tasks.create_task(broker.open())
             relaying = tasks.create_task(outbox.relay(database, broker, committed))

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tallymarks import limits
 from tallymarks.database import Record
@@ -16,10 +16,16 @@ from tallymarks_api.calls import Caller
 NIL = UUID(int=0)
 
 
+def _digits(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("must be a whole number")
+    return value
+
+
 class PageQuery(Model):
     """Which page, and how long."""
 
-    limit: Annotated[int, Field(ge=1, le=limits.PAGE_LIMIT_MAX)] = limits.PAGE_LIMIT_DEFAULT
+    limit: Annotated[int, Field(ge=1, le=limits.PAGE_LIMIT_MAX), BeforeValidator(_digits)] = limits.PAGE_LIMIT_DEFAULT
     """How many to answer."""
     offset_key: Annotated[str, Field(max_length=limits.OFFSET_KEY_LENGTH_MAX)] | None = None
     """The offsetKey of the page before; good for the same query only."""

@@ -1,11 +1,12 @@
 """Assessing a batch: one tenant's events, one SQL transaction, all or nothing."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
-from tallymarks import ledger, memberships
+from tallymarks import ledger, limits, memberships
 from tallymarks.broker import Topology
 from tallymarks.database import Connection, Database
 from tallymarks.errors import Refusal
@@ -70,7 +71,7 @@ class Assessor:
             fresh = await claim(connection, tenant_id, events, now)
             if fresh:
                 customers = await load_customers(connection, tenant_id, fresh, rule_set, now)
-                effects = self._evaluate(tenant_id, fresh, customers, rule_set, now)
+                effects = await self._evaluate(tenant_id, fresh, customers, rule_set, now)
                 await ledger.write(connection, tenant_id, effects.transactions, effects.balances, now)
                 await memberships.write(
                     connection, self._topology, tenant_id, effects.changes, now=now, new_id=self._new_id
@@ -78,7 +79,7 @@ class Assessor:
                 return Assessed(len(fresh), len(events) - len(fresh), len(effects.transactions))
         return Assessed(0, len(events), 0)
 
-    def _evaluate(
+    async def _evaluate(
         self,
         tenant_id: UUID,
         events: Sequence[AnyEvent],
@@ -89,7 +90,9 @@ class Assessor:
         """Evaluate one event after the other: each meets the state that those before it have left."""
         effects = Effects()
         states = dict(customers)
-        for event in events:
+        for index, event in enumerate(events):
+            if index % limits.EVALUATED_AT_ONCE_MAX == 0:
+                await asyncio.sleep(0)
             outcome = evaluate(event, states[event.customer_id], rule_set, now)
             if not outcome.effects:
                 continue

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from tallymarks import limits, outbox
 from tallymarks.broker import UNAVAILABLE_ERRORS as BROKER_UNAVAILABLE_ERRORS
 from tallymarks.broker import Topology
-from tallymarks.database import TRANSIENT_ERRORS, Database
+from tallymarks.database import TIMEOUT_ERRORS, TRANSIENT_ERRORS, Database
 from tallymarks.errors import Refusal
 from tallymarks.events import AnyEvent, EventMessage, EventType
 from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, read_events, unreadable_letter
@@ -104,10 +104,14 @@ class Batches:
     def _batch(self, first: AbstractIncomingMessage) -> list[Taken]:
         """Read the first message and what else has arrived, until they carry as many events as a batch holds."""
         batch = [read(first)]
-        events = len(batch[0].events)
-        while events < limits.ASSESS_EVENTS_MAX and not self._arrived.empty():
-            batch.append(read(self._arrived.get_nowait()))
+        events, size = len(batch[0].events), len(first.body)
+        while events < limits.ASSESS_EVENTS_MAX and size < limits.ASSESS_BYTES_MAX and not self._arrived.empty():
+            message = self._arrived.get_nowait()
+            if message.channel.is_closed:
+                continue  # it comes again, on the channel that took its place
+            batch.append(read(message))
             events += len(batch[-1].events)
+            size += len(message.body)
         return batch
 
     async def _see_through(self, batch: Sequence[Taken], stop: asyncio.Event) -> None:
@@ -142,8 +146,10 @@ class Batches:
         """Assess the events; where they fail for a reason of their own, find the one at fault and put it aside."""
         try:
             assessed = await self._assessor.assess(tenant_id, events)
-        except TRANSIENT_ERRORS:
-            raise
+        except TRANSIENT_ERRORS as error:
+            if len(events) == 1 or not isinstance(error, TIMEOUT_ERRORS):
+                raise
+            log.warning("a batch took too long and is halved", events=len(events), reason=str(error))
         except Exception as error:
             if len(events) == 1:
                 await self._put_aside(tenant_id, events[0], error)

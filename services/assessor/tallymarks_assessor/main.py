@@ -1,11 +1,13 @@
 """The assessor: takes accepted events from the broker and gives them their effect."""
 
 import asyncio
+from contextlib import suppress
 
 import structlog
 from aiohttp import web
 
-from tallymarks import outbox
+from tallymarks import limits, outbox
+from tallymarks.broker import UNAVAILABLE_ERRORS
 from tallymarks.health import add_health_routes, all_up
 from tallymarks.service import listening, new_id, opened_parts, run_service, utc_now
 from tallymarks.settings import Settings
@@ -40,7 +42,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
                 consuming = await broker.consume(batches.take)
                 log.info("assessing", partitions=settings.partitions)
                 await batches.run(stop)
-                await consuming.close()
+                # A broker that no longer answers gives the messages to others by itself.
+                with suppress(*UNAVAILABLE_ERRORS):
+                    async with asyncio.timeout(limits.CLOSE_TIMEOUT_SECONDS):
+                        await consuming.close()
             opening.cancel()
             relaying.cancel()
 

@@ -12,6 +12,7 @@ from tallymarks import limits, memberships
 from tallymarks.broker import Topology
 from tallymarks.database import TRANSIENT_ERRORS, Database
 from tallymarks.sql import memberships as sql
+from tallymarks.sql import tenancy
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +87,7 @@ class Sweeper:
         last = UUID(int=0)
         while True:
             async with self._database.connection() as connection, connection.transaction(readonly=True):
-                await connection.execute(sql.ACT_AS_HOUSEKEEPER)
+                await connection.execute(tenancy.ACT_AS_HOUSEKEEPER)
                 rows = await connection.fetch(sql.SELECT_TENANTS_WITH_LAPSED, last, self._now(), TENANTS_PAGE)
             for row in rows:
                 yield row["tenant_id"]

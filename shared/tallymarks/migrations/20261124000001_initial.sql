@@ -21,7 +21,7 @@ EXCEPTION
 END
 $$;
 
--- Sees which tenants have lapsed memberships, across tenants, and nothing else.
+-- Sees which tenants there are and which have lapsed memberships, and nothing else.
 DO $$
 BEGIN
     CREATE ROLE tallymarks_housekeeper NOLOGIN;
@@ -234,7 +234,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'api_keys', 'segments', 'rules', 'customers', 'accounts', 'events', 'transactions', 'segment_memberships',
+        'tenants', 'api_keys', 'segments', 'rules', 'customers', 'accounts', 'events', 'transactions', 'segment_memberships',
         'segment_lapses'
     ] LOOP
         EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', name);
@@ -247,11 +247,14 @@ BEGIN
 END
 $$;
 CREATE POLICY finds_customers ON customers FOR SELECT TO tallymarks_searcher USING (true);
+CREATE POLICY lists_tenants ON tenants FOR SELECT TO tallymarks_housekeeper USING (true);
 CREATE POLICY sees_lapses ON segment_memberships FOR SELECT TO tallymarks_housekeeper USING (true);
 
 -- What the services may do. Nobody but the owner may change or delete what the ledger says.
 GRANT USAGE ON SCHEMA public TO tallymarks_service, tallymarks_housekeeper, tallymarks_searcher;
-GRANT SELECT, INSERT, UPDATE ON tenants, api_keys, segments, rules, customers, accounts TO tallymarks_service;
+GRANT SELECT, INSERT ON tenants TO tallymarks_service;
+GRANT UPDATE (rules_revision) ON tenants TO tallymarks_service;
+GRANT SELECT, INSERT, UPDATE ON api_keys, segments, rules, customers, accounts TO tallymarks_service;
 GRANT SELECT, INSERT ON events, transactions, segment_lapses TO tallymarks_service;
 GRANT UPDATE (assessed_at) ON events TO tallymarks_service;
 GRANT SELECT, INSERT, UPDATE, DELETE ON segment_memberships, outbox TO tallymarks_service;

@@ -52,12 +52,14 @@ SELECT customer_id FROM customers WHERE tenant_id = $1 AND customer_id = $2 FOR 
 """
 
 UPDATE_CUSTOMER = """
+-- An update registers a customer too: a registration after it would overwrite what was said.
 UPDATE customers
 SET
     first_name = $3, last_name = $4, display_name = $5, email_address = $6, email_address_folded = $7,
     mobile_number = $8,
     optin_sms = $9, optin_email = $10, accept_terms = $11, attributes = $12::jsonb, date_of_birth = $13,
-    contact_phone = $14, external_reference = $15, external_status = $16, search_text = $17, changed_at = $18
+    contact_phone = $14, external_reference = $15, external_status = $16, search_text = $17, changed_at = $18,
+    registered_at = coalesce(registered_at, $18)
 WHERE tenant_id = $1 AND customer_id = $2
 """
 

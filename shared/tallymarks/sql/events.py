@@ -38,8 +38,8 @@ UPDATE events SET assessed_at = $3 WHERE tenant_id = $1 AND event_id = ANY($2::u
 """
 
 SELECT_EXISTING = """
--- Of the given events those that have taken effect.
-SELECT event_id FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[]) AND event_type <> 'error'
+-- Of the given ids those that are taken.
+SELECT event_id FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[])
 """
 
 SELECT_EVENT = """

@@ -6,6 +6,7 @@ SELECT a.customer_id, a.balance, a.is_locked, c.created_at
 FROM accounts a
 JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
 WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = ANY($2::uuid[])
+    AND c.customer_id = ANY($2::uuid[])
 ORDER BY a.customer_id
 FOR UPDATE OF a
 """

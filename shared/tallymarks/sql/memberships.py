@@ -65,11 +65,6 @@ JOIN segments s ON s.tenant_id = m.tenant_id AND s.segment_id = m.segment_id
 WHERE m.tenant_id = $1 AND s.tenant_id = $1 AND m.customer_id = $2 AND m.segment_id = $3
 """
 
-ACT_AS_HOUSEKEEPER = """
--- The role that may see which tenants have something to remove, and nothing else; until the transaction ends.
-SET LOCAL ROLE tallymarks_housekeeper
-"""
-
 SELECT_TENANTS_WITH_LAPSED = """
 -- A page of the tenants that have lapsed memberships; the one statement across tenants, run as the housekeeper.
 SELECT t.tenant_id

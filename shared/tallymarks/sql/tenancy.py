@@ -45,6 +45,11 @@ SELECT_TENANT_EXISTS = """
 SELECT EXISTS (SELECT FROM tenants WHERE tenant_id = $1)
 """
 
+ACT_AS_HOUSEKEEPER = """
+-- The role that may see which tenants there are and which have something to remove; until the transaction ends.
+SET LOCAL ROLE tallymarks_housekeeper
+"""
+
 SELECT_TENANTS = """
 -- A page of all tenants, for the operator's checks.
 SELECT tenant_id FROM tenants WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2

@@ -205,7 +205,7 @@ EXPIRIES: list[Json] = [
     {"mode": "period", "count": 1827, "unit": "days"},
     {"mode": "period", "count": 60, "unit": "months"},
     {"mode": "period", "count": 5, "unit": "years"},
-    {"mode": "date", "date": "2027-01-01T00:00:00.000Z"},
+    {"mode": "date", "date": "2031-03-14T09:26:53.589Z"},
 ]
 WRONG_EXPIRIES: list[tuple[object, str]] = [
     (None, "expiry"),
@@ -226,6 +226,7 @@ WRONG_EXPIRIES: list[tuple[object, str]] = [
     ({"mode": "period", "count": 1, "unit": "weeks"}, "expiry.unit"),
     ({"mode": "date"}, "expiry"),
     ({"mode": "date", "date": "2027-01-01"}, "expiry.date"),
+    ({"mode": "date", "date": "2031-03-14T09:26:53.590Z"}, "expiry.date"),
 ]
 
 

@@ -42,7 +42,7 @@ async def api_url(
 ) -> AsyncIterator[str]:
     """The api, which tells the age of what it remembers of a key by the test's clock."""
     parts = Parts(database, broker, Duplicates(database, seconds), asyncio.Event(), now=clock, new_id=new_id)
-    app = application(parts, Authenticator(database, seconds))
+    app = application(parts, Authenticator(database, seconds), database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"
 

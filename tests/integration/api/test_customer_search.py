@@ -4,7 +4,13 @@ from itertools import product
 from typing import Any
 from uuid import UUID
 
+import asyncpg
+import pytest
+
+from tallymarks import limits
+from tallymarks.database import Database
 from tallymarks.service import new_id
+from tallymarks.sql import customers as sql
 from tallymarks_assessor.assess import Assessor
 from tests.integration.api.answers import listed, pages, refused
 from tests.integration.api.given import ALL_FIELDS, CUSTOMERS, a_customer, bare_customers
@@ -112,6 +118,32 @@ async def test_the_pages_together_hold_each_customer_once(api: ApiClient) -> Non
         assert [row["customerId"] for page in read for row in page] == created
         assert [len(page) for page in read[:-1]] == [limit] * (len(read) - 1)
         assert len(read[-1]) > 0
+
+
+async def test_rare_and_common_keywords_are_found_page_by_page_near_and_far(
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "SEARCH_NEARBY_MAX", 3)
+    created = [(await a_customer(api, firstName=name))["customerId"] for name in ("rare", *["Ada"] * 6, "rare", "Ada")]
+    for keyword, expected in (("rare", [created[0], created[7]]), ("ada", [*created[1:7], created[8]]), ("none", [])):
+        for limit in (1, 2, 3, 100):
+            assert await found(api, keyword, limit=limit) == expected, (keyword, limit)
+
+
+async def test_a_rare_keyword_is_looked_up_in_the_index(
+    database: Database, tenant: Tenant, assessor: Assessor, owner: asyncpg.Connection
+) -> None:
+    await bare_customers(assessor, tenant, [new_id() for _ in range(2000)])
+    await owner.execute("UPDATE customers SET search_text = md5(customer_id::text)")
+    await owner.execute("VACUUM ANALYZE customers")
+    async with database.transaction(tenant.tenant_id) as connection:
+        # So few rows are read through faster: whether the index could serve is the question.
+        await connection.execute("SET LOCAL enable_seqscan = off")
+        await connection.execute(sql.ACT_AS_SEARCHER)
+        plan = await connection.fetch(f"EXPLAIN {sql.SEARCH_IDS}", tenant.tenant_id, new_id(), 51, "%keyword%")
+    text = "\n".join(row[0] for row in plan)
+    assert "customers_search_text_idx" in text
+    assert "search_text ~~" in next(row[0] for row in plan if "Index Cond" in row[0]), text
 
 
 async def test_a_page_holds_50_unless_told_and_100_at_the_most(

@@ -270,11 +270,15 @@ async def test_registering_a_customer_that_an_event_made_keeps_points_segments_a
     assert (membership["segmentId"], membership["sourceEventId"]) == (segment_id, event["eventId"])
 
 
-async def test_a_bare_customer_can_be_updated(api: ApiClient, assessor: Assessor, tenant: Tenant) -> None:
+async def test_a_bare_customer_can_be_updated_and_is_registered_by_it(
+    api: ApiClient, assessor: Assessor, tenant: Tenant
+) -> None:
     customer_id = new_id()
     await earned(assessor, tenant, customer_id, 1)
     updated = await api.patch(of(customer_id), {"emailAddress": "ada@example.org"})
     assert (updated.status, updated.body["emailAddress"]) == (200, "ada@example.org")
+    again = await api.post(CUSTOMERS, {"customerId": str(customer_id)})
+    refused(again, 409, "CustomerAlreadyExists", "customerId", str(customer_id))
 
 
 async def test_the_balance_without_transactions_is_zero_since_the_customer_exists(

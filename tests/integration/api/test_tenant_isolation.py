@@ -42,7 +42,12 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.
 WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
 ORDER BY 1
 """
-SHARED_TABLES = {"tenants", "outbox"}
+SELECT_GRANTS = """
+SELECT grantee::text, privilege_type::text, table_name::text, column_name::text
+FROM information_schema.column_privileges
+WHERE grantee = ANY($1::text[])
+"""
+SHARED_TABLES = {"outbox"}
 
 
 async def rows_of(owner: asyncpg.Connection, tenant: Tenant) -> dict[str, list[str]]:
@@ -238,6 +243,20 @@ async def test_the_ledger_is_never_changed_by_the_services(
             said = await attempt(connection, statement)
             assert said.startswith(("permission denied", "must be owner")), (statement, said)
     assert await rows_of(owner, tenant) == before
+
+
+async def test_the_roles_that_look_across_tenants_see_what_they_must_and_change_nothing(
+    owner: asyncpg.Connection,
+) -> None:
+    granted = await owner.fetch(SELECT_GRANTS, ["tallymarks_searcher", "tallymarks_housekeeper"])
+    assert {(row["grantee"], row["privilege_type"], row["table_name"], row["column_name"]) for row in granted} == {
+        ("tallymarks_searcher", "SELECT", "customers", "tenant_id"),
+        ("tallymarks_searcher", "SELECT", "customers", "customer_id"),
+        ("tallymarks_searcher", "SELECT", "customers", "search_text"),
+        ("tallymarks_housekeeper", "SELECT", "tenants", "tenant_id"),
+        ("tallymarks_housekeeper", "SELECT", "segment_memberships", "tenant_id"),
+        ("tallymarks_housekeeper", "SELECT", "segment_memberships", "expiry_date_time"),
+    }
 
 
 async def test_a_row_cannot_be_given_to_another_tenant(

@@ -126,6 +126,28 @@ async def make_segment(api: ApiClient, name: str, expiry: Mapping[str, Any] | No
     return UUID(answered.body["segmentId"])
 
 
+async def insert_lapsed(owner: asyncpg.Connection, tenant_id: UUID, now: datetime, number: int) -> None:
+    """Insert memberships that have lapsed by `now`, a millisecond apart, of as many customers, in a new segment."""
+    segment_id = new_id()
+    await owner.execute(
+        "INSERT INTO segments VALUES ($1, $2::uuid, $2::uuid::text, NULL, NULL, 'active', '{}', $3, $3)",
+        tenant_id,
+        segment_id,
+        now,
+    )
+    await owner.execute(
+        "INSERT INTO segment_memberships"
+        " (tenant_id, customer_id, segment_id, created_at, changed_at, expiry_date_time)"
+        " SELECT $1, md5(n::text)::uuid, $2, $3::timestamptz - interval '1 year', $3, $3 - n * interval '1 millisecond'"
+        " FROM generate_series(0, $4 - 1) n",
+        tenant_id,
+        segment_id,
+        now,
+        number,
+        timeout=300,
+    )
+
+
 # --- what became of it -----------------------------------------------------------------------------------------------
 
 LedgerRow = tuple[UUID, UUID, UUID | None, int]
@@ -176,6 +198,16 @@ async def count(owner: asyncpg.Connection, table: str, tenant_id: UUID | None = 
     arguments = () if tenant_id is None else (tenant_id,)
     counted: int = await owner.fetchval(f"SELECT count(*) FROM {table}{where}", *arguments)
     return counted
+
+
+async def end_sessions(owner: asyncpg.Connection, *, in_transaction: bool = False) -> int:
+    """End the services' sessions, as a restarting server does; gives their number."""
+    ended = await owner.fetch(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'test' AND (xact_start IS NOT NULL OR NOT $1)",
+        in_transaction,
+    )
+    return len(ended)
 
 
 async def waiting_letters(broker: Broker) -> list[dict[str, object]]:

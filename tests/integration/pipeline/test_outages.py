@@ -23,6 +23,7 @@ from tests.integration.pipeline.parts import (
     balances_of,
     count,
     differing_balances,
+    end_sessions,
     messages_ready,
     points,
     publish,
@@ -131,16 +132,6 @@ async def test_a_connection_that_is_cut_before_the_acknowledgement_has_no_second
 
 
 # --- the database away -----------------------------------------------------------------------------------------------
-
-
-async def end_sessions(owner: asyncpg.Connection, *, in_transaction: bool = False) -> int:
-    """End the services' sessions, as a restarting server does; gives their number."""
-    ended = await owner.fetch(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND application_name = 'test' AND (xact_start IS NOT NULL OR NOT $1)",
-        in_transaction,
-    )
-    return len(ended)
 
 
 @asynccontextmanager

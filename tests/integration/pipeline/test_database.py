@@ -1,0 +1,187 @@
+"""The database as the services see it: its absence has one name, and a transaction sees one tenant."""
+
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tallymarks import limits
+from tallymarks.database import TRANSIENT_ERRORS, Database, DatabaseAway
+from tallymarks_assessor.assess import Assessor
+from tests.integration.pipeline.parts import points, seeded_ids
+from tests.parts import Tenant
+
+TENANT_DATA = (
+    "tenants", "api_keys", "segments", "rules", "customers", "accounts", "events", "transactions",
+    "segment_memberships", "segment_lapses",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "raised", [asyncpg.InterfaceError("connection is closed"), asyncpg.InternalClientError("cannot switch to state 15")]
+)
+async def test_a_connection_that_the_driver_finds_broken_is_the_database_being_away(
+    database: Database, raised: Exception
+) -> None:
+    with pytest.raises(DatabaseAway):
+        async with database.connection():
+            raise raised
+    assert issubclass(DatabaseAway, TRANSIENT_ERRORS)
+
+
+async def test_a_connection_that_cannot_even_be_given_back_is_the_database_being_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What hides what went wrong before: the session ended while the driver prepared a statement."""
+    release = asyncpg.Pool.release
+
+    async def broken(pool: Any, *arguments: Any, **named: Any) -> None:
+        await release(pool, *arguments, **named)
+        raise asyncpg.InternalClientError("cannot switch to state 15")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncpg.Pool, "release", broken)
+        with pytest.raises(DatabaseAway):
+            async with database.connection():
+                raise asyncpg.AdminShutdownError("terminating connection")
+
+
+async def test_an_argument_that_cannot_be_encoded_is_a_fault_of_ours(database: Database) -> None:
+    with pytest.raises(asyncpg.DataError):
+        async with database.connection() as connection:
+            await connection.fetchval("SELECT $1::int", "no number")
+
+
+async def test_a_server_that_nobody_reaches_is_the_database_being_away() -> None:
+    nowhere = Database("postgresql://nobody@127.0.0.1:1/nothing", pool_size=2, application_name="test")
+    await nowhere.open()
+    assert not await nowhere.is_reachable()
+    with pytest.raises(TRANSIENT_ERRORS):
+        async with nowhere.connection():
+            pass
+    await nowhere.close()
+
+
+async def test_a_database_that_is_not_made_yet_is_the_database_being_away(database_url: str) -> None:
+    missing = Database(database_url.replace("/test_", "/missing_"), pool_size=2, application_name="test")
+    await missing.open()
+    assert not await missing.is_reachable()
+    await missing.close()
+
+
+async def test_a_pool_that_is_all_in_use_is_waited_for_and_no_longer_than_connecting_may_take(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    small = Database(database_url, pool_size=1, application_name="test")
+    await small.open()
+    async with small.connection():
+        with pytest.raises(DatabaseAway):
+            async with small.connection():
+                pass
+    assert await small.is_reachable()
+    await small.close()
+
+
+async def test_statements_are_given_up_by_the_server_in_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_SECONDS", 0.1)
+    hurried = Database(database_url, pool_size=1, application_name="test")
+    await hurried.open()
+    with pytest.raises(asyncpg.QueryCanceledError, match="statement timeout"):
+        async with hurried.connection() as connection:
+            await connection.execute("SELECT pg_sleep(60)")
+    await hurried.close()
+
+
+# --- the second wall between tenants ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def owned(assessor: Assessor, tenant: Tenant, other_tenant: Tenant, owner: asyncpg.Connection) -> UUID:
+    """A customer id that two tenants share, with rows in every table; gives the id."""
+    ids = seeded_ids(1)
+    customer_id, segment_id = ids(), ids()
+    for one in (tenant, other_tenant):
+        await assessor.assess(one.tenant_id, [points(ids(), customer_id, 1)])
+        arguments = (one.tenant_id, customer_id, segment_id)
+        await owner.execute(
+            "INSERT INTO segments VALUES ($1, $2, 'one', NULL, NULL, 'active', '{}', now(), now())", *arguments[::2]
+        )
+        await owner.execute("INSERT INTO rules VALUES ($1, $2, 'active', 'order', '{}', now(), now())", *arguments[::2])
+        await owner.execute(
+            "INSERT INTO segment_memberships VALUES ($1, $2, $3, now(), now(), NULL, now())", *arguments
+        )
+        await owner.execute("INSERT INTO segment_lapses VALUES ($1, $2, $3, now(), now(), now())", *arguments)
+    return customer_id
+
+
+@pytest.mark.usefixtures("owned")
+@pytest.mark.parametrize("table", TENANT_DATA)
+async def test_a_statement_that_forgets_the_tenant_sees_its_own_rows_only(
+    database: Database, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, table: str
+) -> None:
+    both = {tenant.tenant_id, other_tenant.tenant_id}
+    assert {row["tenant_id"] for row in await owner.fetch(f"SELECT tenant_id FROM {table}")} == both
+    for one in (tenant, other_tenant):
+        async with database.transaction(one.tenant_id) as connection:
+            rows = await connection.fetch(f"SELECT tenant_id FROM {table}")
+        assert {row["tenant_id"] for row in rows} == {one.tenant_id}
+
+
+@pytest.mark.usefixtures("owned")
+@pytest.mark.parametrize("table", TENANT_DATA)
+async def test_without_a_tenant_no_row_is_seen(database: Database, tenant: Tenant, table: str) -> None:
+    async with database.connection() as connection:
+        assert await connection.fetch(f"SELECT tenant_id FROM {table}") == []
+    # The tenant is forgotten with its transaction.
+    async with database.transaction(tenant.tenant_id) as connection:
+        assert await connection.fetch(f"SELECT tenant_id FROM {table}") != []
+    async with database.connection() as connection:
+        assert await connection.fetch(f"SELECT tenant_id FROM {table}") == []
+
+
+async def test_nothing_can_be_written_for_another_tenant(
+    database: Database, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, owned: UUID
+) -> None:
+    insert = "INSERT INTO segment_lapses VALUES ($1, $2, $2, now(), now(), now())"
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        async with database.transaction(tenant.tenant_id) as connection:
+            await connection.execute(insert, other_tenant.tenant_id, owned)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
+        async with database.transaction(tenant.tenant_id) as connection:
+            await connection.execute("UPDATE accounts SET tenant_id = $1", other_tenant.tenant_id)
+    async with database.transaction(tenant.tenant_id) as connection:
+        update = await connection.execute(
+            "UPDATE accounts SET balance = 77 WHERE tenant_id = $1", other_tenant.tenant_id
+        )
+    assert update == "UPDATE 0"
+    assert await owner.fetchval("SELECT balance FROM accounts WHERE tenant_id = $1", other_tenant.tenant_id) == 1
+
+
+@pytest.mark.usefixtures("owned")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE transactions SET amount = 1",
+        "DELETE FROM transactions",
+        "TRUNCATE transactions",
+        "DELETE FROM events",
+        "UPDATE events SET body = '{}'",
+        "UPDATE events SET created_at = now()",
+        "DELETE FROM customers",
+        "DELETE FROM accounts",
+        "UPDATE segment_lapses SET recorded_at = now()",
+        "DELETE FROM segment_lapses",
+        "DELETE FROM tenants",
+        "DROP TABLE transactions",
+        "ALTER TABLE transactions DISABLE ROW LEVEL SECURITY",
+        "CREATE TABLE mine (id int)",
+    ],
+)
+async def test_the_services_may_not(database: Database, tenant: Tenant, statement: str) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        async with database.transaction(tenant.tenant_id) as connection:
+            await connection.execute(statement)

@@ -1,0 +1,132 @@
+"""Migrations: any number at once on an empty database, down and up again, and a login that is no superuser."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from tallymarks.broker import Topology
+from tallymarks.cli import dbmate_url
+from tallymarks.credentials import Role
+from tallymarks.database import Database
+from tallymarks.service import new_id
+from tallymarks.tenants import create_api_key, create_tenant
+from tallymarks_assessor.assess import Assessor
+from tallymarks_segment_expiry.sweep import Sweeper
+from tests.integration.pipeline.parts import count, insert_lapsed, points, run_command, seeded_ids
+from tests.parts import Clock
+from tests.servers import database_url as database_url_of
+from tests.servers import drop_database
+
+MIGRATIONS = files("tallymarks") / "migrations"
+
+
+@pytest.fixture
+async def empty_url(postgres_url: str) -> AsyncIterator[str]:
+    """The address of a database that nothing was migrated in."""
+    name = f"test_{os.urandom(6).hex()}"
+    server = await asyncpg.connect(postgres_url)
+    await server.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    yield database_url_of(postgres_url, name)
+    await server.close()
+    await drop_database(postgres_url, name)
+
+
+async def schema_of(url: str) -> dict[str, list[Any]]:
+    """All of a database that a migration makes, in a form that can be compared."""
+    connection = await asyncpg.connect(url)
+    queries = {
+        "columns": "SELECT table_name, column_name, data_type, is_nullable, column_default"
+        " FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2",
+        "indexes": "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1",
+        "constraints": "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2",
+        "policies": "SELECT tablename, policyname, roles, cmd, qual FROM pg_policies ORDER BY 1, 2",
+        "grants": "SELECT grantee, table_name, privilege_type FROM information_schema.role_table_grants"
+        " WHERE table_schema = 'public' ORDER BY 1, 2, 3",
+        "secured": "SELECT relname FROM pg_class WHERE relrowsecurity ORDER BY 1",
+    }
+    found = {name: [tuple(row) for row in await connection.fetch(query)] for name, query in queries.items()}
+    await connection.close()
+    return found
+
+
+async def dbmate(url: str, *arguments: str) -> None:
+    ran = await run_command(
+        "dbmate", "--no-dump-schema", "--migrations-dir", str(MIGRATIONS), *arguments,
+        DATABASE_URL=dbmate_url(url, encrypted=False),
+    )  # fmt: skip
+    assert ran.code == 0, ran.errors
+
+
+async def test_any_number_at_once_makes_the_schema_once(empty_url: str, database_url: str) -> None:
+    ran = await asyncio.gather(
+        *(run_command("tallymarks", "migrate", TALLYMARKS_DATABASE_URL=empty_url) for _ in range(4))
+    )
+    assert [one.code for one in ran] == [0, 0, 0, 0], [one.errors for one in ran]
+    assert sum("Applied" in one.output + one.errors for one in ran) == 1
+    connection = await asyncpg.connect(empty_url)
+    versions = [row["version"] for row in await connection.fetch("SELECT version FROM schema_migrations")]
+    await connection.close()
+    assert sorted(versions) == sorted(path.name.split("_")[0] for path in MIGRATIONS.iterdir() if ".sql" in path.name)
+    assert await schema_of(empty_url) == await schema_of(database_url)
+
+
+async def test_what_goes_up_comes_down_and_goes_up_again(database_url: str) -> None:
+    before = await schema_of(database_url)
+    for path in MIGRATIONS.iterdir():
+        if path.name.endswith(".sql"):
+            await dbmate(database_url, "rollback")
+    down = await schema_of(database_url)
+    assert {row[0] for row in down["columns"]} == {"schema_migrations"}
+    assert down["policies"] == []
+    await dbmate(database_url, "migrate")
+    assert await schema_of(database_url) == before
+
+
+async def test_a_database_that_is_away_is_told_in_a_sentence() -> None:
+    ran = await run_command("tallymarks", "migrate", TALLYMARKS_DATABASE_URL="postgresql://nobody@127.0.0.1:1/nothing")
+    assert ran.code == 1
+    assert "Traceback" not in ran.errors
+
+
+@pytest.fixture
+async def login_url(database_url: str, owner: asyncpg.Connection) -> AsyncIterator[str]:
+    """The address of the database for a login as in production: a member of the services' role and nothing more."""
+    name = f"tallymarks_test_{os.urandom(6).hex()}"
+    await owner.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret' IN ROLE tallymarks_service")
+    parts = urlsplit(database_url)
+    yield parts._replace(netloc=f"{name}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
+    await owner.execute(f"DROP ROLE {name}")
+
+
+async def test_a_login_of_the_services_role_can_do_all_that_the_services_do(
+    login_url: str, topology: Topology, clock: Clock, owner: asyncpg.Connection
+) -> None:
+    database = Database(login_url, pool_size=5, application_name="login")
+    await database.open()
+    tenant = await create_tenant(database, "Test", now=clock(), new_id=new_id)
+    await create_api_key(database, tenant.tenant_id, "integration", Role.INTEGRATION, clock())
+    ids = seeded_ids(1)
+    assessor = Assessor(database, topology, now=clock, new_id=new_id)
+    assert (await assessor.assess(tenant.tenant_id, [points(ids(), ids(), 5)])).transactions == 1
+    await insert_lapsed(owner, tenant.tenant_id, clock(), 3)
+    sweeper = Sweeper(database, topology, now=clock, new_id=new_id, committed=asyncio.Event())
+    assert await sweeper.sweep(asyncio.Event()) == 3
+    assert await count(owner, "segment_lapses") == 3
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT current_user") == "tallymarks_service"
+    await database.close()
+
+
+async def test_the_login_itself_can_do_nothing_more_than_the_role(login_url: str) -> None:
+    login = await asyncpg.connect(login_url)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await login.execute("DELETE FROM transactions")
+    assert await login.fetch("SELECT * FROM transactions") == []
+    await login.close()
