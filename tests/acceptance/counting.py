@@ -145,11 +145,12 @@ async def connected(database_url: str) -> AsyncIterator[asyncpg.Connection]:
         await connection.close()
 
 
-async def until_duplicates(assessor: ServiceProcess, event_count: int) -> None:
-    """Wait until the assessor has met so many events that had taken effect before."""
+async def until_met(assessor: ServiceProcess, event_count: int) -> None:
+    """Wait until this run of the assessor has met so many events, whether they took effect or had done so before."""
 
     async def are_met() -> bool:
-        return await assessor.metric("tallymarks_events_duplicate") >= event_count
+        names = ("tallymarks_events_assessed", "tallymarks_events_duplicate")
+        return sum([await assessor.metric(name) for name in names]) >= event_count
 
     await until(are_met, timeout_seconds=60)
 

@@ -17,7 +17,7 @@ from tests.acceptance.counting import (
     times_counted,
     until_consumed,
     until_counted,
-    until_duplicates,
+    until_met,
     until_waiting_for_a_lock,
 )
 from tests.acceptance.installation import API, ASSESSOR, Installation, Stack
@@ -48,7 +48,7 @@ async def test_an_assessor_killed_between_commit_and_acknowledge_counts_each_eve
         proxy.release()
         assessor.start_again()
         await assessor.ready()
-        await until_duplicates(assessor, len(events))
+        await until_met(assessor, len(events))
         await assert_each_counted_once(installation, client, owner, events)
         assert await assessor.stop() == 0
 

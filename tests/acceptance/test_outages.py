@@ -29,7 +29,7 @@ from tests.acceptance.counting import (
     redemption,
     until_consumed,
     until_counted,
-    until_duplicates,
+    until_met,
     until_waiting_for_a_lock,
 )
 from tests.acceptance.installation import (
@@ -260,7 +260,7 @@ async def test_a_connection_to_the_broker_that_breaks_during_a_batch_comes_back_
         await until_waiting_for_a_lock(owner, 1, ASSESSOR)
         proxy.cut()
         await until_consumed(broker)
-    await until_duplicates(assessor, len(events))
+    await until_met(assessor, len(events))
     await api.ready("broker")
     more = actions_of(customer_count=5, event_count=100)
     assert (await post_batch(client, more)).status == 200

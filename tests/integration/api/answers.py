@@ -1,7 +1,7 @@
 """What a test looks at: refusals, pages, and what a request has left behind."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 import asyncpg
@@ -83,6 +83,6 @@ async def waits_for_a_lock(owner: asyncpg.Connection) -> bool:
     return bool(await owner.fetchval(statement))
 
 
-async def all_at_once(*calls: Any) -> list[Answered]:
+async def all_at_once(*calls: Coroutine[Any, Any, Answered]) -> list[Answered]:
     """Make calls at the same time."""
     return list(await asyncio.gather(*calls))

@@ -1,10 +1,12 @@
 """What waits for an account that stays busy is told to try again, and has no effect until it does."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
+from tallymarks import limits
 from tallymarks.database import Database
 from tallymarks_assessor.assess import Assessor
 from tests.integration.api.answers import all_at_once, contents, refused
@@ -13,8 +15,9 @@ from tests.parts import ApiClient, Tenant
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    """The database as the api sees it, which waits for locks for a short time only."""
+async def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """The database as the api sees it, which waits for locks for a short time only; no other limit ends the wait."""
+    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_SECONDS", 300.0)
     database = Database(database_url, pool_size=10, application_name="test", lock_timeout_seconds=0.05)
     await database.open()
     yield database
@@ -34,7 +37,8 @@ async def test_an_account_that_stays_busy_is_a_503_and_nothing_is_kept(
     before = await contents(owner)
     async with owner.transaction():
         await owner.execute("SELECT FROM accounts FOR UPDATE")
-        answers = await all_at_once(*(api.call(*call) for call in calls))
+        async with asyncio.timeout(30):
+            answers = await all_at_once(*(api.call(*call) for call in calls))
         assert (await api.get(f"{CUSTOMERS}/{customer_id}/balance")).body["amount"] == 100
     for answered in answers:
         refused(answered, 503, "Unavailable")

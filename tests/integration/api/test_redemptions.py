@@ -17,7 +17,6 @@ from tests.integration.api.given import (
     EVENT_SEARCH,
     REDEMPTIONS,
     TRANSACTION_SEARCH,
-    a_customer,
     a_rule,
     action,
     earned,
@@ -271,5 +270,4 @@ async def test_no_redemption_started_after_the_lock_was_answered_succeeds(
 
     await asyncio.gather(lock_after_some(), *(redeem_until_locked() for _ in range(8)))
     assert await balance_of(api, customer_id) == 100 - succeeded_before
-    await a_customer(api)
     await assert_balances_are_sums(database, tenant)

@@ -1,0 +1,169 @@
+"""The statements that must stay fast use their indexes: as the services' roles, with custom and with generic plans.
+
+A session plans a statement for its arguments at first and may turn to one plan for all arguments later, so both are
+looked at. Nothing here is timed: what is asked is how the planner would go about it, on tables of some size.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from tallymarks.sql import customers, events, ledger, memberships, tenancy
+from tests.servers import copy_database, drop_database
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CUSTOMERS = 100_000
+TENANT, SMALL_TENANT, SEGMENT = (UUID(int=number) for number in (1, 2, 3))
+NIL = "'00000000-0000-0000-0000-000000000000'"
+PERIOD = "'1900-01-01Z', '2200-01-01Z'"
+
+FILL = f"""
+INSERT INTO tenants SELECT id::uuid, '', '', 0, now() FROM unnest(ARRAY['{TENANT}', '{SMALL_TENANT}']) id;
+INSERT INTO segments VALUES ('{TENANT}', '{SEGMENT}', 'one', NULL, NULL, 'active', '{{}}', now(), now());
+INSERT INTO customers (
+    tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text, created_at, changed_at
+)
+SELECT
+    CASE WHEN n % 10 = 0 THEN '{SMALL_TENANT}' ELSE '{TENANT}' END::uuid, md5(n::text)::uuid, false, false, false, '[]',
+    md5('a' || n) || E'\\n' || md5('b' || n) || '@example.com', now(), now()
+FROM generate_series(1, {CUSTOMERS}) n;
+INSERT INTO accounts SELECT tenant_id, customer_id, 0, NULL, false FROM customers;
+INSERT INTO events
+SELECT
+    tenant_id, md5(customer_id::text || n)::uuid, customer_id, 'action', 'Shop.Visit', md5(n::text),
+    now() - n * interval '1 day' - random() * interval '1 day', now(), now(), '{{}}'
+FROM customers, generate_series(1, 2) n;
+INSERT INTO transactions
+SELECT
+    tenant_id, event_id, customer_id, event_id, event_type, NULL, created_at, recorded_at, uuid_send(event_id), NULL,
+    NULL, 1, reference
+FROM events;
+INSERT INTO segment_memberships
+SELECT tenant_id, customer_id, '{SEGMENT}', now(), now(), NULL, now() + random() * interval '100 days'
+FROM customers WHERE tenant_id = '{TENANT}' LIMIT 50000;
+ANALYZE;
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def filled(postgres_url: str, template_database: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a database with a large tenant and a small one."""
+    name = f"test_{os.urandom(6).hex()}"
+    connection = await asyncpg.connect(await copy_database(postgres_url, template_database, name))
+    await connection.execute(FILL, timeout=110)
+    yield connection
+    await connection.close()
+    await drop_database(postgres_url, name)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A statement with arguments, the role that runs it, and the indexes that it must go by."""
+
+    statement: str
+    arguments: str
+    indexes: frozenset[str]
+    role: str = "tallymarks_service"
+
+
+def planned(statement: str, arguments: str, *indexes: str, role: str = "tallymarks_service") -> Planned:
+    return Planned(statement, arguments, frozenset(indexes), role)
+
+
+TENANT_ID = f"'{TENANT}'"
+IDS = "'{" + ",".join(str(UUID(int=number << 100)) for number in range(200)) + "}'"
+ONE_ID = f"'{UUID(bytes=bytes(range(16)))}'"
+SEARCH = f"{PERIOD}, {NIL}, 51"
+
+STATEMENTS = {
+    "a rare keyword": planned(
+        customers.SEARCH_IDS, f"{TENANT_ID}, {NIL}, 51, '%abcdef%'", "customers_search_text_idx",
+        role="tallymarks_searcher",
+    ),
+    "a rare keyword, a later page": planned(
+        customers.SEARCH_IDS, f"{TENANT_ID}, {ONE_ID}, 51, '%abcdef%'", "customers_search_text_idx",
+        role="tallymarks_searcher",
+    ),
+    "a common keyword": planned(
+        customers.SEARCH_NEARBY, f"{TENANT_ID}, {NIL}, 51, '%example%', 1000", "customers_pkey"
+    ),
+    "customers that were found": planned(customers.SELECT_FOUND, f"{TENANT_ID}, {IDS}", "customers_pkey"),
+    "a page of customers": planned(customers.SELECT_PAGE, f"{TENANT_ID}, {NIL}, 51", "customers_pkey"),
+    "a customer": planned(customers.SELECT_CUSTOMER, f"{TENANT_ID}, {ONE_ID}", "customers_pkey", "accounts_pkey"),
+    "events of a customer": planned(
+        events.SEARCH_OF_CUSTOMER, f"{TENANT_ID}, {ONE_ID}, NULL, NULL, {SEARCH}", "events_customer_idx"
+    ),
+    "events of a customer, filtered": planned(
+        events.SEARCH_OF_CUSTOMER, f"{TENANT_ID}, {ONE_ID}, 'action', '%visit%', {SEARCH}", "events_customer_idx"
+    ),
+    "events of an event": planned(
+        events.SEARCH_OF_EVENT, f"{TENANT_ID}, {ONE_ID}, NULL, NULL, {SEARCH}, NULL", "events_pkey"
+    ),
+    "all events": planned(events.SEARCH_ALL, f"{TENANT_ID}, NULL, NULL, NULL, {SEARCH}", "events_created_at_idx"),
+    "transactions of a customer": planned(
+        ledger.SEARCH_OF_CUSTOMER, f"{TENANT_ID}, {ONE_ID}, NULL, NULL, {SEARCH}", "transactions_customer_idx"
+    ),
+    "transactions of an event": planned(
+        ledger.SEARCH_OF_EVENT, f"{TENANT_ID}, {ONE_ID}, NULL, NULL, {SEARCH}, NULL", "transactions_event_idx"
+    ),
+    "all transactions": planned(
+        ledger.SEARCH_ALL, f"{TENANT_ID}, NULL, NULL, NULL, {SEARCH}", "transactions_created_at_idx"
+    ),
+    "the account lock": planned(ledger.LOCK_ACCOUNTS, f"{TENANT_ID}, {IDS}", "accounts_pkey", "customers_pkey"),
+    "new balances": planned(ledger.UPDATE_BALANCES, f"{TENANT_ID}, {IDS}, '{{1,2}}', now()", "accounts_pkey"),
+    "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now()", "customers_pkey"),
+    "events that were taken in before": planned(events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey"),
+    "memberships of a batch": planned(
+        memberships.SELECT_OF_CUSTOMERS, f"{TENANT_ID}, {IDS}, now()", "segment_memberships_pkey"
+    ),
+    "lapsed memberships": planned(
+        memberships.LOCK_LAPSED, f"{TENANT_ID}, now() + interval '50 days', 1000", "segment_memberships_expiry_idx"
+    ),
+    "removing lapsed memberships": planned(
+        memberships.DELETE_LOCKED, f"{TENANT_ID}, {IDS}, {IDS}", "segment_memberships_pkey"
+    ),
+    "tenants with lapsed memberships": planned(
+        memberships.SELECT_TENANTS_WITH_LAPSED, f"{NIL}, now(), 100", "segment_memberships_expiry_idx",
+        role="tallymarks_housekeeper",
+    ),
+}  # fmt: skip
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+async def plan_of(connection: asyncpg.Connection, planned: Planned, mode: str) -> list[dict[str, Any]]:
+    """How the server would run the statement, as the services send it."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        await connection.execute(tenancy.BIND_TENANT, TENANT)
+        await connection.execute(f"SET LOCAL ROLE {planned.role}")
+        await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+        await connection.execute(f"PREPARE looked_at AS {planned.statement}")
+        explained = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE looked_at({planned.arguments})")
+        await connection.execute("DEALLOCATE looked_at")
+        return list(nodes(json.loads(explained)[0]["Plan"]))
+    finally:
+        await transaction.rollback()
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("what", STATEMENTS)
+async def test_a_statement_goes_by_its_index(filled: asyncpg.Connection, what: str, mode: str) -> None:
+    planned = STATEMENTS[what]
+    plan = await plan_of(filled, planned, mode)
+    assert planned.indexes <= {node.get("Index Name") for node in plan}
+    scanned = {node["Relation Name"] for node in plan if node["Node Type"] == "Seq Scan"}
+    assert scanned <= {"tenants"}
