@@ -16,7 +16,7 @@ from tallymarks.service import new_id
 from tests.acceptance.installation import Installation, Json, ServiceProcess
 from tests.parts import Answered, ApiClient, until
 
-PARTS = ("order", "points", "transaction")
+# The call of each type of event.
 CALLS = {"action": "actions", "order": "orders", "points": "points", "redemption": "redemptions"}
 
 # --- what is posted ---------------------------------------------------------------------------------------------------

@@ -84,11 +84,11 @@ class ServiceProcess:
         return health.status == 200 and all(health.body["parts"][part] == "up" for part in parts)
 
     async def answers(self) -> bool:
-        """Whether the service listens yet."""
+        """Whether the service takes requests: not yet while it starts, no more while it stops."""
         assert self.is_running, f"{self.name} has ended"
         try:
             await self.health()
-        except aiohttp.ClientConnectorError:
+        except aiohttp.ClientError:
             return False
         return True
 

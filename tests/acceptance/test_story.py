@@ -94,6 +94,7 @@ async def test_a_membership_that_lapses_is_invisible_then_removed_recorded_and_p
     listening = await channel.declare_queue(exclusive=True)
     await listening.bind(broker.topology.notifications_exchange, "segment.membership.lapsed")
     assert (await client.post("/api/v1/customers", {"customerId": str(customer_id)})).status == 200
+    assert await stack.segment_expiry.stop() == 0
     lapses_at = format_instant(utc_now() + timedelta(seconds=1.5))
     segment = {"name": "early birds", "expiry": {"mode": "date", "date": lapses_at}}
     segment_id = (await client.post("/api/v1/admin/segments", segment)).body["segmentId"]
@@ -109,6 +110,8 @@ async def test_a_membership_that_lapses_is_invisible_then_removed_recorded_and_p
 
     await until(is_invisible)
     assert format_instant(utc_now()) >= lapses_at
+    assert not await is_removed()
+    stack.segment_expiry.start_again()
     await until(is_removed)
     assert await owner.fetchval("SELECT count(*) FROM segment_lapses WHERE customer_id = $1", customer_id) == 1
     notification = await received(listening)
