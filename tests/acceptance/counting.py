@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from random import Random
 from uuid import UUID
 
@@ -66,6 +65,20 @@ async def post_batch(client: ApiClient, events: Iterable[Json]) -> Answered:
     return answered
 
 
+async def until_taken(client: ApiClient, events: Sequence[Json]) -> None:
+    """Post the events as one batch, again and again, until they are taken in."""
+
+    async def are_taken() -> bool:
+        try:
+            answered = await post_batch(client, events)
+        except aiohttp.ClientError:
+            return False
+        assert answered.status in {200, 503}
+        return answered.status == 200
+
+    await until(are_taken, timeout_seconds=60)
+
+
 async def make_rules(client: ApiClient, **fulfilments: Json) -> None:
     """Make a rule for each given type of event; by default every action is worth one point."""
     for event_type, fulfilment in (fulfilments or {"action": {"type": "points", "amount": 1}}).items():
@@ -90,15 +103,7 @@ class Load:
             fresh = [action(self._random.choice(self._customer_ids)) for _ in range(size)]
             self.events += fresh
             again = self._random.sample(self.events, min(10, len(self.events)))
-            await until(partial(self._is_taken, fresh + again), timeout_seconds=60)
-
-    async def _is_taken(self, events: Sequence[Json]) -> bool:
-        try:
-            answered = await post_batch(self._client, events)
-        except aiohttp.ClientError:
-            return False
-        assert answered.status in {200, 503}
-        return answered.status == 200
+            await until_taken(self._client, fresh + again)
 
 
 # --- what became of it ------------------------------------------------------------------------------------------------
@@ -128,7 +133,7 @@ async def assert_each_counted_once(
     # Queues keep their order, and so many customers reach every partition: whatever was sent before has been met by
     # an assessor once these are counted.
     last = actions_of(customer_count=20, event_count=20)
-    assert (await post_batch(client, last)).status == 200
+    await until_taken(client, last)
     expected = Counter({str(event["eventId"]) for event in (*events, *last)})
     await until_counted(owner, tenant_id, len(expected))
     assert await times_counted(owner, tenant_id) == expected

@@ -121,7 +121,11 @@ async def has_balance(command: str, amount: int) -> bool:
 
 
 def names_of(processes: list[psutil.Process]) -> set[str]:
-    return {re.sub(r"[^a-z].*", "", process.name()) for process in processes}
+    names = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            names.add(re.sub(r"[^a-z].*", "", process.name()))
+    return names
 
 
 @pytest.mark.slow

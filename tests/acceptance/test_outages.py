@@ -30,6 +30,7 @@ from tests.acceptance.counting import (
     until_consumed,
     until_counted,
     until_met,
+    until_taken,
     until_waiting_for_a_lock,
 )
 from tests.acceptance.installation import (
@@ -245,10 +246,7 @@ async def test_an_event_whose_confirm_does_not_come_in_time_is_refused_and_count
     assert is_refused_for_now(await post_batch(client, batch))
     proxy.release()
 
-    async def are_taken() -> bool:
-        return (await post_batch(client, [single, *batch])).status == 200
-
-    await until(are_taken)
+    await until_taken(client, [single, *batch])
     await assert_each_counted_once(installation, client, owner, [single, *batch])
 
 
