@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class EventType(StrEnum):
-    """Every kind of event; anniversary and error are made by the engine itself."""
+    """Every kind of event; anniversary and error are made by the engine itself, and so are most of points."""
 
     ACTION = "action"
     ORDER = "order"
@@ -24,6 +24,9 @@ class EventType(StrEnum):
     POINTS = "points"
     ERROR = "error"
     ANNIVERSARY = "anniversary"
+    REVERSAL = "reversal"
+    BASKET = "basket"
+    """Decided while the caller waits, and never recorded: only rules have this type."""
 
 
 class EventBase(Model):
@@ -47,6 +50,16 @@ class EventBase(Model):
         """What points per unit of spend are counted on; None where the event is no spend."""
         return None
 
+    @property
+    def value(self) -> Decimal | None:
+        """What the lifetime value of events of this type adds up; None where the event has none."""
+        return self.spend
+
+    @property
+    def purchase(self) -> "Order | None":
+        """What is bought: of an order, or of a basket that may become one."""
+        return None
+
 
 class Action(Model):
     """What an action event may carry."""
@@ -60,6 +73,11 @@ class ActionEvent(EventBase):
 
     event_type: Literal["action"] = "action"
     action: Action = Action()
+
+    @property
+    def value(self) -> Decimal | None:
+        """The action's amount."""
+        return self.action.amount
 
 
 class OrderItem(Model):
@@ -108,6 +126,28 @@ class OrderEvent(EventBase):
         """The order's total."""
         return self.order.total
 
+    @property
+    def purchase(self) -> Order | None:
+        """The order."""
+        return self.order
+
+
+class BasketEvent(EventBase):
+    """A basket that may become an order: its rules are asked at once, and nothing of it is recorded."""
+
+    event_type: Literal["basket"] = "basket"
+    basket: Order
+
+    @property
+    def spend(self) -> Decimal | None:
+        """The basket's total."""
+        return self.basket.total
+
+    @property
+    def purchase(self) -> Order | None:
+        """The basket."""
+        return self.basket
+
 
 class Payment(Model):
     """A payment or transfer of funds."""
@@ -135,10 +175,19 @@ class PointsQuantity(Model):
 
 
 class PointsEvent(EventBase):
-    """A manual adjustment of the balance, posted with a key of role admin; it may take a balance below zero."""
+    """Points that were moved.
+
+    Posted with a key of role admin it is an adjustment by hand, which may take a balance below zero. All others the
+    engine makes: each points transaction is also a points event, which points rules look at.
+    """
 
     event_type: Literal["points"] = "points"
     points: PointsQuantity
+
+    @property
+    def value(self) -> Decimal | None:
+        """The points."""
+        return Decimal(self.points.quantity)
 
 
 class Redemption(Model):
@@ -155,11 +204,25 @@ class RedemptionEvent(EventBase):
     redemption: Redemption
 
 
+class Anniversary(Model):
+    """How long the customer has been one."""
+
+    years: Annotated[int, Field(strict=True, ge=1)]
+
+
+class AnniversaryEvent(EventBase):
+    """The anniversary of the customer's createdAt; made by the engine, once a year for each customer."""
+
+    event_type: Literal["anniversary"] = "anniversary"
+    anniversary: Anniversary
+
+
 QueuedEvent = Annotated[ActionEvent | OrderEvent | TransactionEvent | PointsEvent, Field(discriminator="event_type")]
 """What a mixed batch may hold: all that is decided after it was accepted."""
 
 AnyEvent = Annotated[
-    ActionEvent | OrderEvent | TransactionEvent | PointsEvent | RedemptionEvent, Field(discriminator="event_type")
+    ActionEvent | OrderEvent | TransactionEvent | PointsEvent | RedemptionEvent | AnniversaryEvent,
+    Field(discriminator="event_type"),
 ]
 """What reaches the assessor."""
 

@@ -127,7 +127,9 @@ def facts(
     now: datetime = START,
 ) -> Facts:
     """What a criterion or a fulfilment looks at."""
-    return Facts(event or action(), state or customer(), {one.segment_id: one for one in segments}, now)
+    looked_at = event or action()
+    known = state or customer()
+    return Facts(looked_at, looked_at.event_type, known, {one.segment_id: one for one in segments}, now, known.balance)
 
 
 # --- generated --------------------------------------------------------------------------------------------------------

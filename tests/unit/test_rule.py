@@ -63,7 +63,7 @@ def test_needs_a_name_a_type_and_a_fulfilment_and_is_not_active_by_itself() -> N
         {"description": "d" * 2_001},
         {"description": None},
         {"eventType": "error"},
-        {"eventType": "basket"},
+        {"eventType": "purchase"},
         {"status": "running"},
         {"fromAt": "2026-01-01"},
         {"fromAt": "2026-01-01T00:00:00Z", "toAt": "2026-01-01T00:00:00Z"},

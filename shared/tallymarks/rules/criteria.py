@@ -11,7 +11,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from tallymarks.rules.facts import Facts
+from tallymarks.events import EventBase, EventType
+from tallymarks.rules.facts import Facts, Window
 from tallymarks.values import Model, RequiredText, Text
 
 
@@ -30,8 +31,16 @@ class CriterionBase(Model):
     def check(self, facts: Facts) -> Check:
         """Look at the event and the customer; never raises on a valid event."""
 
+    def event_types(self) -> frozenset[EventType]:
+        """Name the types of event that it can look at."""
+        return frozenset(EventType)
+
     def segment_ids(self) -> Iterator[UUID]:
         """Name the segments that must exist for the criterion to mean anything."""
+        return iter(())
+
+    def windows(self, event: EventBase, event_type: str) -> Iterator[Window]:  # noqa: ARG002 - most ask none
+        """Ask what must be read of the past before the criterion can look at the event."""
         return iter(())
 
 

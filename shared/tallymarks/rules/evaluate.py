@@ -70,7 +70,7 @@ def evaluate(event: AnyEvent, customer: CustomerState, rule_set: RuleSet, now: d
     Every rule sees the customer as before the event, so that no rule depends on the order of the others; the effects
     then apply in rule order. Membership counts at `now`, a rule's date range at the event's createdAt.
     """
-    facts = Facts(event, customer, rule_set.segments, now)
+    facts = Facts(event, event.event_type, customer, rule_set.segments, now, customer.balance)
     effects: list[Effected] = []
     if isinstance(event, PointsEvent):
         effects.append(Effected(GivePoints(event.points.quantity), None, 0))

@@ -1,12 +1,83 @@
 """What the rules look at: one event and the state of its customer, as they are before the event has any effect."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
 from uuid import UUID
 
-from tallymarks.events import EventBase
+from tallymarks.events import EventBase, EventType, PointsEvent
 from tallymarks.segments import Segment
+
+COUNTED_TYPES = (
+    EventType.ACTION,
+    EventType.ORDER,
+    EventType.TRANSACTION,
+    EventType.POINTS,
+    EventType.REDEMPTION,
+    EventType.ANNIVERSARY,
+)
+"""The types of event that totals count."""
+
+VALUED_TYPES = (EventType.ACTION, EventType.ORDER, EventType.TRANSACTION, EventType.POINTS)
+"""The types whose values totals add up: `action.amount`, `order.total`, `transaction.amount`, `points.quantity`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All that a customer has done so far, in the order in which it was assessed; kept beside the balance."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Event type → number of events; a type that is not there is 0."""
+    values: Mapping[str, Decimal] = field(default_factory=dict)
+    """Event type → sum of values; a type that is not there is 0."""
+    points_earned: int = 0
+    """The sum of what was earned: what was taken does not lessen it, a reversal of what was given does."""
+
+    def count(self, event_type: str) -> int:
+        """Give the number of events of the type."""
+        return self.counts.get(event_type, 0)
+
+    def value(self, event_type: str) -> Decimal:
+        """Give the cumulative value of the events of the type."""
+        return self.values.get(event_type, Decimal(0))
+
+    @property
+    def spend(self) -> Decimal:
+        """Orders and transactions together."""
+        return self.value(EventType.ORDER) + self.value(EventType.TRANSACTION)
+
+    def plus(self, event: EventBase, event_type: str) -> "Totals":
+        """Count the event in."""
+        value, values = event.value, self.values
+        if value:
+            values = {**values, event_type: values.get(event_type, Decimal(0)) + value}
+        earned = self.points_earned
+        if isinstance(event, PointsEvent) and event.points.quantity > 0:
+            earned += event.points.quantity
+        return Totals({**self.counts, event_type: self.counts.get(event_type, 0) + 1}, values, earned)
+
+
+class Window(NamedTuple):
+    """A question about the past: how many events of one type and nameSpace lie in a span of time."""
+
+    event_type: str
+    name_space: str | None
+    after: datetime
+    """Excluded."""
+    until: datetime
+    """Included: the createdAt of the event that asks."""
+    count_max: int
+    """More than these need not be told apart."""
+
+
+class UseKey(NamedTuple):
+    """What the uses of a rule by one customer are counted under."""
+
+    rule_id: UUID
+    period_from: datetime
+    """The beginning of the period; `limits.INSTANT_MIN` for the customer's whole life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +89,11 @@ class CustomerState:
     balance: int
     memberships: Mapping[UUID, datetime | None]
     """Segment → when the membership lapses (None: never); lapsed ones may still be in it."""
+    totals: Totals = Totals()
+    uses: Mapping[UseKey, int] = field(default_factory=dict)
+    """How often each limited rule has matched, where any rule has limits; what is not there is 0."""
+    recent: tuple[tuple[str, str | None, datetime], ...] = ()
+    """Type, nameSpace and createdAt of the events assessed in this transaction, which no window read counts."""
 
     def is_member(self, segment_id: UUID, now: datetime) -> bool:
         """Tell whether the customer is a member at this instant."""
@@ -32,6 +108,43 @@ class Facts:
     """All that a criterion or a fulfilment may ask."""
 
     event: EventBase
+    event_type: str
     customer: CustomerState
+    """As before the event; its totals do not count the event yet."""
     segments: Mapping[UUID, Segment]
     now: datetime
+    balance_before: int
+    """The balance before the event's own points were moved: for a points event, without them."""
+    windows: Mapping[Window, int] = field(default_factory=dict)
+    """What was read of the past before this transaction; a window that is not there counts 0."""
+
+    @property
+    def totals_after(self) -> Totals:
+        """The totals with the event counted in."""
+        return self.customer.totals.plus(self.event, self.event_type)
+
+    @property
+    def balance_after(self) -> int:
+        """The balance with the event's own points moved."""
+        moved = self.event.points.quantity if isinstance(self.event, PointsEvent) else 0
+        return self.balance_before + moved
+
+    def counted(self, window: Window) -> int:
+        """Count the events in the window, without the one that asks; exact up to the window's `count_max`."""
+        in_transaction = sum(
+            1
+            for event_type, name_space, created_at in self.customer.recent
+            if event_type == window.event_type
+            and name_space == window.name_space
+            and window.after < created_at <= window.until
+        )
+        return self.windows.get(window, 0) + in_transaction
+
+
+def counted_in(customer: CustomerState, event: EventBase, event_type: str, created_at: datetime) -> CustomerState:
+    """Give the state that the next event meets: this one counted in."""
+    return replace(
+        customer,
+        totals=customer.totals.plus(event, event_type),
+        recent=(*customer.recent, (event_type, event.name_space, created_at)),
+    )
