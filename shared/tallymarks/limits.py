@@ -38,6 +38,8 @@ EXPIRY_COUNT_MAX = {"days": 1_827, "months": 60, "years": 5}
 RULES_PER_TENANT_MAX = 2_000
 RULE_CRITERIA_MAX = 50
 RULE_FULFILMENTS_MAX = 50
+RULE_USES_MAX = 1_000_000_000
+"""The largest number of matches that a rule can be limited to."""
 
 # What a service holds at a time.
 MESSAGE_EVENTS_MAX = 250

@@ -48,7 +48,8 @@ async def _read(connection: Connection, tenant_id: UUID, revision: int) -> RuleS
 def rule_of(row: Record) -> Rule:
     """Read a stored rule."""
     kept = {name: row[name] for name in ("rule_id", "tenant_id", "created_at", "changed_at")}
-    return Rule.model_validate({**orjson.loads(row["definition"]), **kept})
+    version = {"version": 1, "effective_from": None, "effective_to": None}
+    return Rule.model_validate({**orjson.loads(row["definition"]), **version, **kept})
 
 
 def segment_of(row: Record) -> Segment:

@@ -97,6 +97,9 @@ def rule(number: int = 1, **fields: Any) -> Rule:
         "event_type": "action",
         "status": "active",
         "fulfilments": [{"type": "points", "amount": 1}],
+        "version": 1,
+        "effective_from": None,
+        "effective_to": None,
         "created_at": START,
         "changed_at": START,
     }

@@ -72,12 +72,20 @@ class FulfilmentBase(Model):
         """Name the segments that must exist for the fulfilment to mean anything."""
         return iter(())
 
+    def gives_points(self) -> bool:
+        """Tell whether it can give points, so that a limit on them means anything."""
+        return False
+
 
 class GivePointsPerEvent(FulfilmentBase):
     """The same number of points for each matching event; a negative number takes points."""
 
     type: Literal["points"]
     amount: PointsMoved
+
+    def gives_points(self) -> bool:
+        """Give points, unless it takes them."""
+        return self.amount > 0
 
     def fulfil(self, facts: Facts) -> Effect | None:  # noqa: ARG002 - it is the same for every event
         """Give the amount."""
@@ -93,6 +101,10 @@ class GivePointsPerUnit(FulfilmentBase):
     def event_types(self) -> frozenset[EventType]:
         """Only orders and transactions are spend."""
         return SPEND_EVENT_TYPES
+
+    def gives_points(self) -> bool:
+        """Give points."""
+        return True
 
     def fulfil(self, facts: Facts) -> Effect | None:
         """Give rate × spend; none where it comes to less than a point, down (so away from zero) for a refund."""
