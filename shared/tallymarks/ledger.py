@@ -16,6 +16,7 @@ from tallymarks.database import Connection
 from tallymarks.events import AnyEvent, RedemptionEvent, created_at_of
 from tallymarks.rules.evaluate import Effected
 from tallymarks.rules.fulfilments import GivePoints
+from tallymarks.segments import anniversary
 from tallymarks.sql import customers as customers_sql
 from tallymarks.sql import ledger as sql
 from tallymarks.values import format_instant
@@ -52,7 +53,9 @@ async def create_missing_customers(
     connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID], now: datetime
 ) -> None:
     """Create a bare customer, with an account, for each id that is not known."""
-    created = await connection.fetch(customers_sql.INSERT_MISSING, tenant_id, sorted(customer_ids), now)
+    created = await connection.fetch(
+        customers_sql.INSERT_MISSING, tenant_id, sorted(customer_ids), now, anniversary(now, 1)
+    )
     if created:
         await connection.execute(
             customers_sql.INSERT_ACCOUNTS, tenant_id, sorted(row["customer_id"] for row in created)

@@ -33,6 +33,10 @@ INSTANT_MIN = datetime(1900, 1, 1, tzinfo=UTC)
 INSTANT_MAX = datetime(2200, 1, 1, tzinfo=UTC)
 EXPIRY_YEARS_MAX = 5
 EXPIRY_COUNT_MAX = {"days": 1_827, "months": 60, "years": 5}
+TRIGGER_COUNT_MAX = {"minutes": 1_827 * 24 * 60, "hours": 1_827 * 24, **EXPIRY_COUNT_MAX}
+"""How far ahead a trigger may lie: at most 5 years."""
+TRIGGER_DEPTH_MAX = 100
+"""Triggers that lead to one another: rules that would go on for ever come to an end."""
 
 # Rules of one tenant: all active ones are held in memory by each assessor.
 RULES_PER_TENANT_MAX = 2_000

@@ -29,6 +29,7 @@ import psutil
 
 from tallymarks.broker import Topology
 from tallymarks.limits import BATCH_EVENTS_MAX
+from tallymarks.segments import anniversary
 from tallymarks.service import utc_now
 from tallymarks.sql import customers as customers_sql
 from tallymarks.sql import tenancy
@@ -307,7 +308,7 @@ class Pgbench:
         database = await asyncpg.connect(database_url)
         try:
             await database.execute(tenancy.INSERT_TENANT, tenant_id, "Benchmark", b"", now)
-            await database.execute(customers_sql.INSERT_MISSING, tenant_id, customer_ids, now)
+            await database.execute(customers_sql.INSERT_MISSING, tenant_id, customer_ids, now, anniversary(now, 1))
             await database.execute(customers_sql.INSERT_ACCOUNTS, tenant_id, customer_ids)
         finally:
             await database.close()

@@ -12,12 +12,15 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
+from dateutil.relativedelta import relativedelta
+from pydantic import Field, model_validator
 
-from tallymarks.events import EventType
+from tallymarks import limits
+from tallymarks.events import EventType, created_at_of
 from tallymarks.rules.facts import CustomerState, Facts
+from tallymarks.rules.triggers import depth_of
 from tallymarks.segments import Segment, lapses_at, later
-from tallymarks.values import Model, PointsMoved, Rate
+from tallymarks.values import Model, PointsMoved, Rate, RequiredText, Text
 
 SPEND_EVENT_TYPES = frozenset({EventType.ORDER, EventType.TRANSACTION})
 
@@ -44,7 +47,18 @@ class LeaveSegment:
     segment_id: UUID
 
 
-Effect = GivePoints | JoinSegment | LeaveSegment
+@dataclass(frozen=True, slots=True)
+class ScheduleTrigger:
+    """An action event of the customer is to come."""
+
+    due_at: datetime
+    name_space: str
+    reference: str | None
+    depth: int
+    """How many triggers lead to it, itself included."""
+
+
+Effect = GivePoints | JoinSegment | LeaveSegment | ScheduleTrigger
 
 
 def join(segment: Segment, customer: CustomerState, now: datetime) -> JoinSegment | None:
@@ -143,8 +157,59 @@ class RemoveFromSegment(FulfilmentBase):
         return LeaveSegment(self.segment_id) if self.segment_id in facts.customer.memberships else None
 
 
+class After(Model):
+    """A span of time, of 5 years at the most."""
+
+    count: Annotated[int, Field(strict=True, ge=1, le=limits.TRIGGER_COUNT_MAX["minutes"])]
+    unit: Literal["minutes", "hours", "days", "months", "years"]
+
+    @model_validator(mode="after")
+    def _is_bounded(self) -> "After":
+        if self.count > limits.TRIGGER_COUNT_MAX[self.unit]:
+            raise ValueError("a trigger lies at most 5 years ahead")
+        return self
+
+    def later_than(self, at: datetime) -> datetime:
+        """Give the instant that lies this span after another.
+
+        Months and years keep the day of the month and the time of day (UTC), or take the month's last day where it has
+        no such day, as memberships do.
+        """
+        match self.unit:
+            case "minutes":
+                return at + relativedelta(minutes=self.count)
+            case "hours":
+                return at + relativedelta(hours=self.count)
+            case "days":
+                return at + relativedelta(days=self.count)
+            case "months":
+                return at + relativedelta(months=self.count)
+            case "years":
+                return at + relativedelta(years=self.count)
+
+
+class MakeTrigger(FulfilmentBase):
+    """Makes an action event of the customer come, once, a span of time after the event's createdAt.
+
+    Where that lies in the past already, it comes at once.
+    """
+
+    type: Literal["trigger"]
+    after: After
+    name_space: RequiredText
+    reference: Text | None = None
+
+    def fulfil(self, facts: Facts) -> Effect | None:
+        """Schedule it; none where rules have led to one another too often, or it lies beyond all instants."""
+        due_at = self.after.later_than(created_at_of(facts.event))
+        depth = depth_of(facts.event) + 1
+        if depth > limits.TRIGGER_DEPTH_MAX or due_at > limits.INSTANT_MAX:
+            return None
+        return ScheduleTrigger(due_at, self.name_space, self.reference, depth)
+
+
 Fulfilment = Annotated[
-    GivePointsPerEvent | GivePointsPerUnit | AddToSegment | RemoveFromSegment,
+    GivePointsPerEvent | GivePointsPerUnit | AddToSegment | RemoveFromSegment | MakeTrigger,
     Field(discriminator="type"),
 ]
 """The registry of fulfilments."""

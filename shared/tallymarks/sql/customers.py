@@ -1,11 +1,12 @@
 """Customers and their account rows."""
 
 INSERT_MISSING = """
--- Create bare customers for ids that are not known yet. $2 sorted.
+-- Create bare customers for ids that are not known yet. $2 sorted; $4 is the first anniversary of customers of $3.
 INSERT INTO customers (
-    tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text, created_at, changed_at
+    tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text, created_at, changed_at,
+    next_anniversary_at
 )
-SELECT $1, new.customer_id, false, false, false, '[]', '', $3::timestamptz, $3::timestamptz
+SELECT $1, new.customer_id, false, false, false, '[]', '', $3::timestamptz, $3::timestamptz, $4::timestamptz
 FROM unnest($2::uuid[]) AS new (customer_id)
 WHERE NOT EXISTS (
     SELECT FROM customers known WHERE known.tenant_id = $1 AND known.customer_id = new.customer_id

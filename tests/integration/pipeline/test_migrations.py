@@ -3,18 +3,22 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from dateutil.relativedelta import relativedelta
 
 from tallymarks.broker import Topology
 from tallymarks.cli import dbmate_url
 from tallymarks.credentials import Role
 from tallymarks.database import Database
-from tallymarks.service import new_id
+from tallymarks.segments import next_anniversary
+from tallymarks.service import new_id, utc_now
 from tallymarks.tenants import create_api_key, create_tenant
 from tallymarks_assessor.assess import Assessor
 from tallymarks_segment_expiry.sweep import Sweeper
@@ -24,6 +28,7 @@ from tests.servers import database_url as database_url_of
 from tests.servers import drop_database
 
 MIGRATIONS = files("tallymarks") / "migrations"
+CALENDAR = "20261125000002_calendar.sql"
 
 
 @pytest.fixture
@@ -56,9 +61,9 @@ async def schema_of(url: str) -> dict[str, list[Any]]:
     return found
 
 
-async def dbmate(url: str, *arguments: str) -> None:
+async def dbmate(url: str, *arguments: str, migrations: object = MIGRATIONS) -> None:
     ran = await run_command(
-        "dbmate", "--no-dump-schema", "--migrations-dir", str(MIGRATIONS), *arguments,
+        "dbmate", "--no-dump-schema", "--migrations-dir", str(migrations), *arguments,
         DATABASE_URL=dbmate_url(url, encrypted=False),
     )  # fmt: skip
     assert ran.code == 0, ran.errors
@@ -87,6 +92,40 @@ async def test_what_goes_up_comes_down_and_goes_up_again(database_url: str) -> N
     assert down["policies"] == []
     await dbmate(database_url, "migrate")
     assert await schema_of(database_url) == before
+
+
+async def test_customers_of_before_there_was_a_calendar_have_their_next_anniversary_ahead(
+    empty_url: str, tmp_path: Path
+) -> None:
+    for path in MIGRATIONS.iterdir():
+        if path.name.endswith(".sql") and path.name < CALENDAR:
+            (tmp_path / path.name).write_text(path.read_text())
+    await dbmate(empty_url, "migrate", migrations=tmp_path)
+    now, day = utc_now(), timedelta(days=1)
+    joined = [
+        now - day,
+        now - relativedelta(years=1) - day,
+        now - relativedelta(years=1) + day,
+        now - relativedelta(years=9) - day,
+        now - relativedelta(years=9) + day,
+        datetime(2000, 2, 29, 23, 59, 59, 999_000, tzinfo=UTC),
+        datetime(2001, 1, 1, tzinfo=UTC),
+        datetime(2001, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC),
+    ]
+    connection = await asyncpg.connect(empty_url)
+    tenant_id = new_id()
+    await connection.execute("INSERT INTO tenants VALUES ($1, 'Old', '', 0, $2)", tenant_id, now)
+    await connection.execute(
+        "INSERT INTO customers (tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text,"
+        " created_at, changed_at) SELECT $1, gen_random_uuid(), false, false, false, '[]', '', at, at"
+        " FROM unnest($2::timestamptz[]) at",
+        tenant_id,
+        joined,
+    )
+    await dbmate(empty_url, "migrate")
+    rows = await connection.fetch("SELECT created_at, next_anniversary_at FROM customers")
+    await connection.close()
+    assert {row[0]: row[1] for row in rows} == {at: next_anniversary(at, now)[1] for at in joined}
 
 
 async def test_a_database_that_is_away_is_told_in_a_sentence() -> None:

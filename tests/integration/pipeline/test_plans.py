@@ -29,11 +29,13 @@ FILL = f"""
 INSERT INTO tenants SELECT id::uuid, '', '', 0, now() FROM unnest(ARRAY['{TENANT}', '{SMALL_TENANT}']) id;
 INSERT INTO segments VALUES ('{TENANT}', '{SEGMENT}', 'one', NULL, NULL, 'active', '{{}}', now(), now());
 INSERT INTO customers (
-    tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text, created_at, changed_at
+    tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text, created_at, changed_at,
+    next_anniversary_at
 )
 SELECT
     CASE WHEN n % 10 = 0 THEN '{SMALL_TENANT}' ELSE '{TENANT}' END::uuid, md5(n::text)::uuid, false, false, false, '[]',
-    md5('a' || n) || E'\\n' || md5('b' || n) || '@example.com', now(), now()
+    md5('a' || n) || E'\\n' || md5('b' || n) || '@example.com', now(), now(),
+    now() + random() * interval '1 year'
 FROM generate_series(1, {CUSTOMERS}) n;
 INSERT INTO accounts SELECT tenant_id, customer_id, 0, NULL, false FROM customers;
 INSERT INTO events
@@ -119,7 +121,7 @@ STATEMENTS = {
     ),
     "the account lock": planned(ledger.LOCK_ACCOUNTS, f"{TENANT_ID}, {IDS}", "accounts_pkey", "customers_pkey"),
     "new balances": planned(ledger.UPDATE_BALANCES, f"{TENANT_ID}, {IDS}, '{{1,2}}', now()", "accounts_pkey"),
-    "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now()", "customers_pkey"),
+    "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now(), now()", "customers_pkey"),
     "events that were taken in before": planned(events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey"),
     "memberships of a batch": planned(
         memberships.SELECT_OF_CUSTOMERS, f"{TENANT_ID}, {IDS}, now()", "segment_memberships_pkey"

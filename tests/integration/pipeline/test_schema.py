@@ -22,9 +22,10 @@ SERVICE_GRANTS = {
     "transactions": {"SELECT", "INSERT"},
     "segment_lapses": {"SELECT", "INSERT"},
     "segment_memberships": {"SELECT", "INSERT", "UPDATE", "DELETE"},
+    "triggers": {"SELECT", "INSERT", "DELETE"},
     "outbox": {"SELECT", "INSERT", "UPDATE", "DELETE"},
 }
-UPDATED_COLUMNS = {("events", "assessed_at"), ("tenants", "rules_revision")}
+UPDATED_COLUMNS = {("events", "assessed_at"), ("tenants", "rules_revision"), ("triggers", "due_at")}
 """Of the tables that are not to be updated as a whole."""
 
 
@@ -121,6 +122,8 @@ async def test_other_policies_let_their_roles_read_one_table_and_no_more(owner: 
     rows = await owner.fetch("SELECT * FROM pg_policies WHERE NOT 'tallymarks_service' = ANY(roles)")
     assert {(row["tablename"], *row["roles"], row["cmd"]) for row in rows} == {
         ("segment_memberships", "tallymarks_housekeeper", "SELECT"),
+        ("customers", "tallymarks_housekeeper", "SELECT"),
+        ("triggers", "tallymarks_housekeeper", "SELECT"),
         ("customers", "tallymarks_searcher", "SELECT"),
         ("tenants", "tallymarks_housekeeper", "SELECT"),
     }
@@ -152,6 +155,10 @@ async def test_the_other_roles_are_granted_a_few_columns_to_read(owner: asyncpg.
         ("tallymarks_housekeeper", "tenants", "tenant_id", "SELECT"),
         ("tallymarks_housekeeper", "segment_memberships", "tenant_id", "SELECT"),
         ("tallymarks_housekeeper", "segment_memberships", "expiry_date_time", "SELECT"),
+        ("tallymarks_housekeeper", "customers", "tenant_id", "SELECT"),
+        ("tallymarks_housekeeper", "customers", "next_anniversary_at", "SELECT"),
+        ("tallymarks_housekeeper", "triggers", "tenant_id", "SELECT"),
+        ("tallymarks_housekeeper", "triggers", "due_at", "SELECT"),
         ("tallymarks_searcher", "customers", "tenant_id", "SELECT"),
         ("tallymarks_searcher", "customers", "customer_id", "SELECT"),
         ("tallymarks_searcher", "customers", "search_text", "SELECT"),

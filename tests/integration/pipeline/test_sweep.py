@@ -268,7 +268,13 @@ async def test_a_sweep_and_a_batch_that_meet_on_the_same_memberships_record_each
         ("SELECT customer_id FROM segment_memberships", False),
         ("SELECT name FROM tenants", False),
         ("SELECT paging_secret FROM tenants", False),
-        ("SELECT tenant_id FROM customers", False),
+        ("SELECT tenant_id, next_anniversary_at FROM customers", True),
+        ("SELECT customer_id FROM customers", False),
+        ("UPDATE customers SET next_anniversary_at = NULL", False),
+        ("SELECT tenant_id, due_at FROM triggers", True),
+        ("SELECT customer_id FROM triggers", False),
+        ("SELECT name_space FROM triggers", False),
+        ("DELETE FROM triggers", False),
         ("SELECT tenant_id FROM transactions", False),
         ("SELECT tenant_id FROM events", False),
         ("SELECT tenant_id FROM api_keys", False),
@@ -277,7 +283,7 @@ async def test_a_sweep_and_a_batch_that_meet_on_the_same_memberships_record_each
         ("INSERT INTO segment_lapses SELECT", False),
     ],
 )
-async def test_the_housekeeper_sees_which_tenants_have_lapses_and_nothing_else(
+async def test_the_housekeeper_sees_which_tenants_have_something_due_and_nothing_else(
     owner: asyncpg.Connection, statement: str, is_allowed: bool
 ) -> None:
     await owner.execute("SET ROLE tallymarks_housekeeper")
