@@ -142,6 +142,18 @@ class LimitReached(Refusal):
     code, status, message = "LimitReached", 409, "The tenant has as many of these as it may have."
 
 
+class StatusChangeNotAllowed(Refusal):
+    """The rule's status has another that follows it, or none."""
+
+    code, status, message = "StatusChangeNotAllowed", 409, "This status does not follow the one that is."
+
+
+class RuleNotEditable(Refusal):
+    """What the rule says is as it was when it took effect, and stays so."""
+
+    code, status, message = "RuleNotEditable", 409, "What this rule says cannot change."
+
+
 class SearchTooBroad(Refusal):
     """The search ran into its time limit."""
 

@@ -40,6 +40,9 @@ TRIGGER_DEPTH_MAX = 100
 
 # Rules of one tenant: all active ones are held in memory by each assessor.
 RULES_PER_TENANT_MAX = 2_000
+RULE_VERSIONS_MAX = 1_000
+RULE_VERSIONS_PER_TENANT_MAX = 10_000
+"""Of its active rules together: all of them are held in memory, since an event may be older than the newest."""
 RULE_CRITERIA_MAX = 50
 RULE_FULFILMENTS_MAX = 50
 RULE_USES_MAX = 1_000_000_000

@@ -11,7 +11,7 @@ from cachetools import LRUCache
 from tallymarks import limits
 from tallymarks.database import Connection, Record
 from tallymarks.rules.evaluate import RuleSet
-from tallymarks.rules.rule import Rule
+from tallymarks.rules.rule import Rule, RuleVersion
 from tallymarks.segments import Segment
 from tallymarks.sql import rules as sql
 
@@ -39,19 +39,26 @@ class RuleSets:
 
 
 async def _read(connection: Connection, tenant_id: UUID, revision: int) -> RuleSet:
-    rules = [rule_of(row) for row in await connection.fetch(sql.SELECT_ACTIVE_RULES, tenant_id)]
+    rules = [rule_of(row) for row in await connection.fetch(sql.SELECT_ACTIVE_RULE_VERSIONS, tenant_id)]
     named = sorted({segment_id for rule in rules for _, segment_id in rule.segments_named()})
     segments = [segment_of(row) for row in await connection.fetch(sql.SELECT_SEGMENTS_NAMED, tenant_id, named)]
     return RuleSet.of(revision, rules, segments)
 
 
 def rule_of(row: Record) -> Rule:
-    """Read a stored rule."""
-    kept = {name: row[name] for name in ("rule_id", "tenant_id", "created_at", "changed_at")}
-    version = {"version": 1, "effective_from": None, "effective_to": None}
-    return Rule.model_validate({**orjson.loads(row["definition"]), **version, **kept})
+    """Read a stored rule, with the content of one of its versions."""
+    return Rule.model_validate({**orjson.loads(row["definition"]), **_without_definition(row)})
+
+
+def rule_version_of(row: Record) -> RuleVersion:
+    """Read a stored version of a rule."""
+    return RuleVersion.model_validate({**orjson.loads(row["definition"]), **_without_definition(row)})
 
 
 def segment_of(row: Record) -> Segment:
     """Read a stored segment."""
     return Segment.model_validate({**dict(row), "expiry": orjson.loads(row["expiry"])})
+
+
+def _without_definition(row: Record) -> dict[str, object]:
+    return {name: value for name, value in row.items() if name != "definition"}

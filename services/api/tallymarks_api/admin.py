@@ -1,31 +1,23 @@
-"""Administration, with a key of role admin: rules, segments and API keys."""
+"""Administration, with a key of role admin: segments and API keys."""
 
 from uuid import UUID
 
 import asyncpg
 from pydantic import TypeAdapter
 
-from tallymarks import limits, tenants
+from tallymarks import tenants
 from tallymarks.credentials import Role
-from tallymarks.database import Connection, Record
-from tallymarks.errors import AlreadyExists, InvalidRequest, LimitReached, OwnKey, ResourceNotFound, SegmentNotFound
-from tallymarks.rule_sets import rule_of, segment_of
-from tallymarks.rules.rule import NewRule, Rule
+from tallymarks.errors import AlreadyExists, OwnKey, ResourceNotFound
+from tallymarks.rule_sets import segment_of
 from tallymarks.segments import NewSegment, Segment, require_near
 from tallymarks.sql import rules as sql
 from tallymarks.sql import tenancy
 from tallymarks.tenants import ApiKey, CreatedApiKey
 from tallymarks.values import Flag, Model, RequiredText, Text
-from tallymarks_api.calls import Answer, Call, Endpoint, Nothing
-from tallymarks_api.paged import PageQuery, last_id, last_text, next_by_id
+from tallymarks_api.calls import Answer, Call, Endpoint, Nothing, found, require_same
+from tallymarks_api.paged import PageQuery, last_id, last_text, read_page
 
 TAG = "Administration"
-
-
-class RulePath(Model):
-    """One rule."""
-
-    rule_id: UUID
 
 
 class SegmentPath(Model):
@@ -38,13 +30,6 @@ class ApiKeyPath(Model):
     """One API key."""
 
     api_key: Text
-
-
-class RulesPage(Model):
-    """A page of rules, in the order of their ids."""
-
-    rules: tuple[Rule, ...]
-    offset_key: str | None
 
 
 class SegmentsPage(Model):
@@ -76,51 +61,10 @@ class ApiKeysPage(Model):
     offset_key: str | None
 
 
-async def list_rules(call: Call[Nothing, PageQuery, None]) -> Answer:
-    """Answer a page of the rules, of every status."""
-    after = last_id(call.caller, "rules", call.query)
-    rows, offset_key = await _page(call, sql.SELECT_RULES_PAGE, after, "rules", "rule_id")
-    return Answer(RulesPage(rules=tuple(map(rule_of, rows)), offset_key=offset_key))
-
-
-async def get_rule(call: Call[RulePath, Nothing, None]) -> Answer:
-    """Answer one rule."""
-    async with call.parts.database.transaction(call.tenant_id) as connection:
-        row = await connection.fetchrow(sql.SELECT_RULE, call.tenant_id, call.path.rule_id)
-    return Answer(rule_of(_found(row, "ruleId", call.path.rule_id)))
-
-
-async def create_rule(call: Call[Nothing, Nothing, NewRule]) -> Answer:
-    """Make a rule; an active one counts from the next batch on."""
-    async with call.parts.database.transaction(call.tenant_id) as connection:
-        await connection.fetchval(sql.LOCK_TENANT, call.tenant_id)
-        if await connection.fetchval(sql.COUNT_RULES, call.tenant_id) >= limits.RULES_PER_TENANT_MAX:
-            raise LimitReached
-        await _require_segments(connection, call.tenant_id, call.body)
-        rule_id = call.body.rule_id or call.parts.new_id()
-        row = await connection.fetchrow(sql.INSERT_RULE, call.tenant_id, rule_id, *_rule_columns(call))
-        if row is None:
-            raise AlreadyExists.of("ruleId", str(rule_id))
-        await connection.execute(sql.BUMP_REVISION, call.tenant_id)
-    return Answer(rule_of(row))
-
-
-async def replace_rule(call: Call[RulePath, Nothing, NewRule]) -> Answer:
-    """Replace a rule; what it has done stays."""
-    _same("ruleId", call.body.rule_id, call.path.rule_id)
-    async with call.parts.database.transaction(call.tenant_id) as connection:
-        await connection.fetchval(sql.LOCK_TENANT, call.tenant_id)
-        await _require_segments(connection, call.tenant_id, call.body)
-        row = await connection.fetchrow(sql.UPDATE_RULE, call.tenant_id, call.path.rule_id, *_rule_columns(call))
-        found = _found(row, "ruleId", call.path.rule_id)
-        await connection.execute(sql.BUMP_REVISION, call.tenant_id)
-    return Answer(rule_of(found))
-
-
 async def list_segments(call: Call[Nothing, PageQuery, None]) -> Answer:
     """Answer a page of the segments, of every status."""
     after = last_id(call.caller, "segments", call.query)
-    rows, offset_key = await _page(call, sql.SELECT_SEGMENTS_PAGE, after, "segments", "segment_id")
+    rows, offset_key = await read_page(call, sql.SELECT_SEGMENTS_PAGE, after, scope="segments", column="segment_id")
     return Answer(SegmentsPage(segments=tuple(map(segment_of, rows)), offset_key=offset_key))
 
 
@@ -128,7 +72,7 @@ async def get_segment(call: Call[SegmentPath, Nothing, None]) -> Answer:
     """Answer one segment."""
     async with call.parts.database.transaction(call.tenant_id) as connection:
         row = await connection.fetchrow(sql.SELECT_SEGMENT, call.tenant_id, call.path.segment_id)
-    return Answer(segment_of(_found(row, "segmentId", call.path.segment_id)))
+    return Answer(segment_of(found(row, "segmentId", call.path.segment_id)))
 
 
 async def create_segment(call: Call[Nothing, Nothing, NewSegment]) -> Answer:
@@ -148,23 +92,23 @@ async def create_segment(call: Call[Nothing, Nothing, NewSegment]) -> Answer:
 
 async def replace_segment(call: Call[SegmentPath, Nothing, NewSegment]) -> Answer:
     """Replace a segment; who is a member stays so, until the lapse that was computed on joining."""
-    _same("segmentId", call.body.segment_id, call.path.segment_id)
+    require_same("segmentId", call.body.segment_id, call.path.segment_id)
     require_near(call.body.expiry, call.parts.now())
     segment_id = call.path.segment_id
     try:
         async with call.parts.database.transaction(call.tenant_id) as connection:
             row = await connection.fetchrow(sql.UPDATE_SEGMENT, call.tenant_id, segment_id, *_segment_columns(call))
-            found = _found(row, "segmentId", segment_id)
+            replaced = found(row, "segmentId", segment_id)
             await connection.execute(sql.BUMP_REVISION, call.tenant_id)
     except asyncpg.UniqueViolationError as error:
         raise AlreadyExists.of("name", call.body.name) from error
-    return Answer(segment_of(found))
+    return Answer(segment_of(replaced))
 
 
 async def list_api_keys(call: Call[Nothing, PageQuery, None]) -> Answer:
     """Answer a page of the keys, without their secrets."""
     after = last_text(call.caller, "api-keys", call.query)
-    rows, offset_key = await _page(call, tenancy.SELECT_API_KEYS, after, "api-keys", "api_key")
+    rows, offset_key = await read_page(call, tenancy.SELECT_API_KEYS, after, scope="api-keys", column="api_key")
     keys = tuple(ApiKey.model_validate(dict(row)) for row in rows)
     return Answer(ApiKeysPage(api_keys=keys, offset_key=offset_key))
 
@@ -173,7 +117,7 @@ async def get_api_key(call: Call[ApiKeyPath, Nothing, None]) -> Answer:
     """Answer one key, without its secret."""
     async with call.parts.database.transaction(call.tenant_id) as connection:
         row = await connection.fetchrow(tenancy.SELECT_API_KEY, call.tenant_id, call.path.api_key)
-    return Answer(ApiKey.model_validate(dict(_found(row, "apiKey", call.path.api_key))))
+    return Answer(ApiKey.model_validate(dict(found(row, "apiKey", call.path.api_key))))
 
 
 async def create_api_key(call: Call[Nothing, Nothing, NewApiKey]) -> Answer:
@@ -191,41 +135,7 @@ async def replace_api_key(call: Call[ApiKeyPath, Nothing, ApiKeyChange]) -> Answ
         row = await connection.fetchrow(
             tenancy.UPDATE_API_KEY, call.tenant_id, api_key, body.name, body.role, body.is_enabled, call.parts.now()
         )
-    return Answer(ApiKey.model_validate(dict(_found(row, "apiKey", api_key))))
-
-
-async def _page(
-    call: Call[Nothing, PageQuery, None], statement: str, after: UUID | str, scope: str, column: str
-) -> tuple[list[Record], str | None]:
-    async with call.parts.database.transaction(call.tenant_id) as connection:
-        rows = await connection.fetch(statement, call.tenant_id, after, call.query.rows_wanted)
-    return rows[: call.query.limit], next_by_id(call.caller, scope, call.query, rows, column)
-
-
-async def _require_segments(connection: Connection, tenant_id: UUID, rule: NewRule) -> None:
-    named = list(rule.segments_named())
-    rows = await connection.fetch(sql.SELECT_SEGMENTS_NAMED, tenant_id, sorted({segment for _, segment in named}))
-    known = {row["segment_id"] for row in rows}
-    for place, segment_id in named:
-        if segment_id not in known:
-            raise SegmentNotFound.of(place, str(segment_id))
-
-
-def _found(row: Record | None, param: str, value: object) -> Record:
-    if row is None:
-        raise ResourceNotFound.of(param, str(value))
-    return row
-
-
-def _same(name: str, given: UUID | None, expected: UUID) -> None:
-    if given is not None and given != expected:
-        raise InvalidRequest.of(name, str(given), f"{name} must be the one of the route.")
-
-
-def _rule_columns(call: Call[RulePath, Nothing, NewRule] | Call[Nothing, Nothing, NewRule]) -> tuple[object, ...]:
-    rule = call.body
-    definition = rule.model_dump_json(exclude={"rule_id"})
-    return (rule.status, rule.event_type, definition, call.parts.now())
+    return Answer(ApiKey.model_validate(dict(found(row, "apiKey", api_key))))
 
 
 def _segment_columns(
@@ -236,27 +146,9 @@ def _segment_columns(
     return (segment.name, segment.display_name, segment.description, segment.status, expiry, call.parts.now())
 
 
-RULES, SEGMENTS, API_KEYS = "/api/v1/admin/rules", "/api/v1/admin/segments", "/api/v1/admin/api-keys"
+SEGMENTS, API_KEYS = "/api/v1/admin/segments", "/api/v1/admin/api-keys"
 
 ENDPOINTS = (
-    Endpoint(
-        "GET", RULES, TAG, "List rules", list_rules,
-        answers={200: RulesPage}, path_parameters=Nothing, query=PageQuery, role=Role.ADMIN,
-    ),
-    Endpoint(
-        "POST", RULES, TAG, "Create a rule", create_rule,
-        answers={200: Rule}, path_parameters=Nothing, query=Nothing, body=TypeAdapter(NewRule), role=Role.ADMIN,
-        refusals=(SegmentNotFound, AlreadyExists, LimitReached),
-    ),
-    Endpoint(
-        "GET", f"{RULES}/{{ruleId}}", TAG, "Get a rule", get_rule,
-        answers={200: Rule}, path_parameters=RulePath, query=Nothing, role=Role.ADMIN, refusals=(ResourceNotFound,),
-    ),
-    Endpoint(
-        "PUT", f"{RULES}/{{ruleId}}", TAG, "Replace a rule", replace_rule,
-        answers={200: Rule}, path_parameters=RulePath, query=Nothing, body=TypeAdapter(NewRule), role=Role.ADMIN,
-        refusals=(ResourceNotFound, SegmentNotFound),
-    ),
     Endpoint(
         "GET", SEGMENTS, TAG, "List segments", list_segments,
         answers={200: SegmentsPage}, path_parameters=Nothing, query=PageQuery, role=Role.ADMIN,

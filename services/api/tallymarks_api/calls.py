@@ -12,8 +12,8 @@ from pydantic import TypeAdapter
 from tallymarks import limits
 from tallymarks.broker import Broker
 from tallymarks.credentials import Role
-from tallymarks.database import Database
-from tallymarks.errors import Refusal
+from tallymarks.database import Database, Record
+from tallymarks.errors import InvalidRequest, Refusal, ResourceNotFound
 from tallymarks.values import Model
 from tallymarks_api.duplicates import Duplicates
 
@@ -98,3 +98,24 @@ class Endpoint(Generic[P, Q, B]):
 
 
 AnyEndpoint = Endpoint[Any, Any, Any]
+
+
+def found(row: Record | None, param: str, value: object) -> Record:
+    """Give the row that the route names.
+
+    Raises:
+        ResourceNotFound: there is none.
+    """
+    if row is None:
+        raise ResourceNotFound.of(param, str(value))
+    return row
+
+
+def require_same(param: str, given: UUID | None, expected: UUID) -> None:
+    """Hold the id in a body, where there is one, to that of the route.
+
+    Raises:
+        InvalidRequest: it is another.
+    """
+    if given is not None and given != expected:
+        raise InvalidRequest.of(param, str(given), f"{param} must be the one of the route.")

@@ -1,7 +1,7 @@
 """Answering page by page."""
 
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import BeforeValidator, Field
@@ -11,7 +11,7 @@ from tallymarks.database import Record
 from tallymarks.errors import InvalidRequest
 from tallymarks.paging import offset_key, position_of
 from tallymarks.values import Model, parse_instant
-from tallymarks_api.calls import Caller
+from tallymarks_api.calls import Call, Caller
 
 NIL = UUID(int=0)
 
@@ -58,6 +58,20 @@ def next_by_id(caller: Caller, scope: str, query: PageQuery, rows: list[Record],
     if len(rows) <= query.limit:
         return None
     return offset_key(caller.paging_secret, [scope, query.selection()], [str(rows[query.limit - 1][column])])
+
+
+def last_number(caller: Caller, scope: str, query: PageQuery) -> int:
+    """Give the number after which the page begins, of a listing in the order of numbers from 1 on."""
+    return int(last_text(caller, scope, query) or 0)
+
+
+async def read_page(
+    call: Call[Any, PageQuery, None], statement: str, *arguments: object, scope: str, column: str
+) -> tuple[list[Record], str | None]:
+    """Read the rows of a page, and the offsetKey of the next; the statement takes the tenant first, the limit last."""
+    async with call.parts.database.transaction(call.tenant_id) as connection:
+        rows = await connection.fetch(statement, call.tenant_id, *arguments, call.query.rows_wanted)
+    return rows[: call.query.limit], next_by_id(call.caller, scope, call.query, rows, column)
 
 
 def last_instant(caller: Caller, scope: str, query: PageQuery, to_at: datetime | None) -> tuple[datetime, UUID]:

@@ -28,7 +28,7 @@ class RuleSet:
     @classmethod
     def of(cls, revision: int, rules: Iterable[Rule], segments: Iterable[Segment]) -> "RuleSet":
         """Keep the active rules, in the order in which their effects apply: oldest first."""
-        in_order = sorted(rules, key=lambda rule: (rule.created_at, rule.rule_id))
+        in_order = sorted(rules, key=lambda rule: (rule.created_at, rule.rule_id, rule.version))
         active = [rule for rule in in_order if rule.status is Status.ACTIVE]
         return cls(
             revision,

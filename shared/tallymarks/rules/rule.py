@@ -86,18 +86,30 @@ class NewRule(RuleContent):
     """Only an active rule looks at events."""
 
 
-class Rule(RuleContent):
-    """A rule of a tenant, as one of its versions has it."""
+class VersionedContent(RuleContent):
+    """What a tenant's rule says of the events of a span of time."""
 
     rule_id: UUID
     tenant_id: UUID
-    status: Status
     version: int
     """Counts the contents that the rule has had since it became active; 1 before that."""
     effective_from: Instant | None
     """The first instant of events that this version looks at; null: any."""
     effective_to: Instant | None
-    """The instant from which on the next version looks at events; null: there is none yet."""
+    """The instant from which on the next version looks at events, or none does any more; null: it goes on."""
+
+
+class RuleVersion(VersionedContent):
+    """A version of a rule, which never changes but for its end."""
+
+    created_at: Instant
+    """When this version was made."""
+
+
+class Rule(VersionedContent):
+    """A rule of a tenant, with what its newest version says; or, to assess events of another time, another version."""
+
+    status: Status
     created_at: Instant
     """When the rule was made, which decides its place among the others."""
     changed_at: Instant

@@ -20,33 +20,74 @@ SELECT count(*) FROM rules WHERE tenant_id = $1
 """
 
 INSERT_RULE = """
-INSERT INTO rules (tenant_id, rule_id, status, event_type, definition, created_at, changed_at)
-VALUES ($1, $2, $3, $4, $5::jsonb, $6, $6)
+INSERT INTO rules (
+    tenant_id, rule_id, status, event_type, definition, version, effective_from, effective_to, created_at, changed_at
+)
+VALUES ($1, $2, $3, $4, $5::jsonb, 1, NULL, NULL, $6, $6)
 ON CONFLICT (tenant_id, rule_id) DO NOTHING
-RETURNING rule_id, tenant_id, definition, created_at, changed_at
+RETURNING rule_id, tenant_id, status, definition, version, effective_from, effective_to, created_at, changed_at
 """
 
 UPDATE_RULE = """
-UPDATE rules SET status = $3, event_type = $4, definition = $5::jsonb, changed_at = $6
+UPDATE rules
+SET
+    status = $3, event_type = $4, definition = $5::jsonb, version = $6, effective_from = $7, effective_to = $8,
+    changed_at = $9
 WHERE tenant_id = $1 AND rule_id = $2
-RETURNING rule_id, tenant_id, definition, created_at, changed_at
+RETURNING rule_id, tenant_id, status, definition, version, effective_from, effective_to, created_at, changed_at
 """
 
 SELECT_RULE = """
-SELECT rule_id, tenant_id, definition, created_at, changed_at FROM rules WHERE tenant_id = $1 AND rule_id = $2
+SELECT rule_id, tenant_id, status, definition, version, effective_from, effective_to, created_at, changed_at
+FROM rules
+WHERE tenant_id = $1 AND rule_id = $2
 """
 
 SELECT_RULES_PAGE = """
-SELECT rule_id, tenant_id, definition, created_at, changed_at
+SELECT rule_id, tenant_id, status, definition, version, effective_from, effective_to, created_at, changed_at
 FROM rules
 WHERE tenant_id = $1 AND rule_id > $2
 ORDER BY rule_id
 LIMIT $3
 """
 
-SELECT_ACTIVE_RULES = """
--- Bounded by the number of rules that a tenant may have.
-SELECT rule_id, tenant_id, definition, created_at, changed_at FROM rules WHERE tenant_id = $1 AND status = 'active'
+INSERT_RULE_VERSION = """
+INSERT INTO rule_versions (tenant_id, rule_id, version, definition, effective_from, effective_to, created_at)
+VALUES ($1, $2, $3, $4::jsonb, $5, NULL, $6)
+"""
+
+END_RULE_VERSIONS = """
+-- From an instant on the versions there are look at no more events; one that would begin later never begins.
+UPDATE rule_versions SET effective_to = greatest(effective_from, $3)
+WHERE tenant_id = $1 AND rule_id = $2 AND (effective_to IS NULL OR effective_to > $3)
+"""
+
+COUNT_ACTIVE_RULE_VERSIONS = """
+-- Bounded by the number of versions that the active rules of a tenant may have.
+SELECT count(*)
+FROM rule_versions AS v
+INNER JOIN rules AS r ON v.tenant_id = r.tenant_id AND v.rule_id = r.rule_id
+WHERE v.tenant_id = $1 AND r.tenant_id = $1 AND r.status = 'active'
+"""
+
+SELECT_RULE_VERSIONS_PAGE = """
+SELECT rule_id, tenant_id, version, definition, effective_from, effective_to, created_at
+FROM rule_versions
+WHERE tenant_id = $1 AND rule_id = $2 AND version > $3
+ORDER BY version
+LIMIT $4
+"""
+
+SELECT_ACTIVE_RULE_VERSIONS = """
+-- Bounded likewise. Those that never began are left out: they look at no event, however old it is.
+SELECT
+    r.rule_id, r.tenant_id, r.status, v.definition, v.version, v.effective_from, v.effective_to, r.created_at,
+    r.changed_at
+FROM rules AS r
+INNER JOIN rule_versions AS v ON r.tenant_id = v.tenant_id AND r.rule_id = v.rule_id
+WHERE
+    r.tenant_id = $1 AND v.tenant_id = $1 AND r.status = 'active'
+    AND (v.effective_from < v.effective_to) IS NOT FALSE
 """
 
 INSERT_SEGMENT = """

@@ -55,6 +55,7 @@ def a_full_rule(segment_id: str) -> Json:
             {"type": "addToSegment", "segmentId": segment_id},
             {"type": "removeFromSegment", "segmentId": segment_id},
         ],
+        "limits": {"perCustomer": 3, "perPeriod": {"count": 1, "unit": "week"}, "total": 1_000, "pointsTotal": 5_000},
     }
 
 
@@ -65,19 +66,20 @@ def a_plain_rule(**fields: object) -> Json:
 async def test_a_rule_is_answered_and_read_as_it_was_created(api: ApiClient, tenant: Tenant) -> None:
     body = a_full_rule((await a_segment(api))["segmentId"])
     created = await made(api, RULES, body)
-    assert created == {**body, "tenantId": str(tenant.tenant_id), "createdAt": NOW, "changedAt": NOW}
+    version = {"version": 1, "effectiveFrom": None, "effectiveTo": None}
+    assert created == {**body, **version, "tenantId": str(tenant.tenant_id), "createdAt": NOW, "changedAt": NOW}
     assert (await api.get(f"{RULES}/{body['ruleId']}")).body == created
     assert await listed(api, RULES, "rules") == [created]
 
 
 async def test_a_rule_says_little_unless_told(api: ApiClient) -> None:
     created = await made(api, RULES, a_plain_rule())
-    absent = ("status", "description", "fromAt", "toAt", "criteria")
-    assert [created[name] for name in absent] == ["configure", "", None, None, []]
+    absent = ("status", "description", "fromAt", "toAt", "criteria", "limits")
+    assert [created[name] for name in absent] == ["configure", "", None, None, [], None]
 
 
 async def test_replacing_a_rule_leaves_nothing_of_it_but_its_beginning(api: ApiClient, clock: Clock) -> None:
-    body = a_full_rule((await a_segment(api))["segmentId"])
+    body = {**a_full_rule((await a_segment(api))["segmentId"]), "status": "configure"}
     await made(api, RULES, body)
     clock.advance(hours=1)
     replaced = await api.put(f"{RULES}/{body['ruleId']}", a_plain_rule(status="archived", ruleId=body["ruleId"]))
@@ -91,7 +93,7 @@ async def test_the_status_of_a_rule_counts_from_the_next_event_on(
 ) -> None:
     customer_id, expected = fresh_id(), 0
     rule_id = (await made(api, RULES, a_plain_rule()))["ruleId"]
-    for status in ("configure", "active", "inactive", "test", "active", "archived"):
+    for status in ("configure", "test", "active", "inactive", "archived"):
         assert (await api.put(f"{RULES}/{rule_id}", a_plain_rule(status=status))).status == 200
         event = OrderEvent.model_validate({**order(customer_id), "createdAt": START})
         await assessor.assess(tenant.tenant_id, [event])
@@ -119,7 +121,7 @@ WRONG_RULES: list[tuple[Json, str, object]] = [
     ({"name": "a\x00"}, "name", "a\x00"),
     ({"description": 5}, "description", "5"),
     ({"eventType": "error"}, "eventType", "error"),
-    ({"eventType": "basket"}, "eventType", "basket"),
+    ({"eventType": "purchase"}, "eventType", "purchase"),
     ({"status": "deleted"}, "status", "deleted"),
     ({"fromAt": "soon"}, "fromAt", "soon"),
     ({"toAt": "2026-02-30T00:00:00Z"}, "toAt", "2026-02-30T00:00:00Z"),
@@ -145,6 +147,14 @@ WRONG_RULES: list[tuple[Json, str, object]] = [
     ({"fulfilments": [{"type": "pointsPerUnit", "rate": "0.00001"}]}, "fulfilments.0.rate", "0.00001"),
     ({"fulfilments": [{"type": "addToSegment"}]}, "fulfilments.0.segmentId", None),
     ({"fulfilments": [{"type": "addToSegment", "segmentId": None}]}, "fulfilments.0.segmentId", None),
+    ({"limits": {}}, "limits", "{}"),
+    ({"limits": {"perDay": 1}}, "limits.perDay", "1"),
+    ({"limits": {"perCustomer": 0}}, "limits.perCustomer", "0"),
+    ({"limits": {"perPeriod": {"count": 1, "unit": "hour"}}}, "limits.perPeriod.unit", "hour"),
+    ({"limits": {"total": 10**9 + 1}}, "limits.total", str(10**9 + 1)),
+    ({"limits": {"pointsTotal": 10**15 + 1}}, "limits.pointsTotal", str(10**15 + 1)),
+    ({"limits": {"pointsTotal": 5}, "fulfilments": [{"type": "points", "amount": -5}]}, "limits", '{"pointsTotal": 5}'),
+    ({"limits": {"total": 5}, "eventType": "basket"}, "limits", '{"total": 5}'),
     ({"fromAt": "2026-01-01T00:00:00Z", "toAt": "2026-01-01T00:00:00Z"}, "body", None),
     ({"eventType": "action", "fulfilments": [POINTS, {"type": "pointsPerUnit", "rate": 1}]}, "body", None),
 ]

@@ -107,7 +107,8 @@ async def test_another_tenant_reads_nothing(other: ApiClient, other_tenant: Tena
     customer = f"{CUSTOMERS}/{possessions.customer_id}"
     for path in (customer, f"{customer}/balance", f"{customer}/segments"):
         refused(await other.get(path), 404, "CustomerNotFound", "customerId", possessions.customer_id)
-    refused(await other.get(f"{RULES}/{possessions.rule_id}"), 404, "NotFound", "ruleId", possessions.rule_id)
+    for path in (f"{RULES}/{possessions.rule_id}", f"{RULES}/{possessions.rule_id}/versions"):
+        refused(await other.get(path), 404, "NotFound", "ruleId", possessions.rule_id)
     refused(await other.get(f"{SEGMENTS}/{possessions.segment_id}"), 404, "NotFound")
     refused(await other.get(f"{API_KEYS}/{possessions.api_key}"), 404, "NotFound")
 
@@ -232,6 +233,9 @@ async def test_the_ledger_is_never_changed_by_the_services(
         "DELETE FROM events",
         "UPDATE segment_lapses SET lapsed_at = joined_at",
         "DELETE FROM segment_lapses",
+        "UPDATE rule_versions SET definition = '{}'",
+        "UPDATE rule_versions SET effective_from = effective_to",
+        "DELETE FROM rule_versions",
         "DELETE FROM accounts",
         "DELETE FROM customers",
         "DELETE FROM api_keys",

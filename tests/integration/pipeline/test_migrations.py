@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -17,8 +18,10 @@ from tallymarks.broker import Topology
 from tallymarks.cli import dbmate_url
 from tallymarks.credentials import Role
 from tallymarks.database import Database
-from tallymarks.segments import next_anniversary
+from tallymarks.rule_sets import rule_of, rule_version_of
+from tallymarks.segments import Status, next_anniversary
 from tallymarks.service import new_id, utc_now
+from tallymarks.sql import rules as sql
 from tallymarks.tenants import create_api_key, create_tenant
 from tallymarks_assessor.assess import Assessor
 from tallymarks_segment_expiry.sweep import Sweeper
@@ -29,6 +32,7 @@ from tests.servers import drop_database
 
 MIGRATIONS = files("tallymarks") / "migrations"
 CALENDAR = "20261125000002_calendar.sql"
+RULE_VERSIONS = "20261125000003_rule_versions.sql"
 
 
 @pytest.fixture
@@ -69,6 +73,14 @@ async def dbmate(url: str, *arguments: str, migrations: object = MIGRATIONS) -> 
     assert ran.code == 0, ran.errors
 
 
+async def migrate_until(first_left_out: str, url: str, folder: Path) -> None:
+    """Bring a database to what it was before this migration."""
+    for path in MIGRATIONS.iterdir():
+        if path.name.endswith(".sql") and path.name < first_left_out:
+            (folder / path.name).write_text(path.read_text())
+    await dbmate(url, "migrate", migrations=folder)
+
+
 async def test_any_number_at_once_makes_the_schema_once(empty_url: str, database_url: str) -> None:
     ran = await asyncio.gather(
         *(run_command("tallymarks", "migrate", TALLYMARKS_DATABASE_URL=empty_url) for _ in range(4))
@@ -97,10 +109,7 @@ async def test_what_goes_up_comes_down_and_goes_up_again(database_url: str) -> N
 async def test_customers_of_before_there_was_a_calendar_have_their_next_anniversary_ahead(
     empty_url: str, tmp_path: Path
 ) -> None:
-    for path in MIGRATIONS.iterdir():
-        if path.name.endswith(".sql") and path.name < CALENDAR:
-            (tmp_path / path.name).write_text(path.read_text())
-    await dbmate(empty_url, "migrate", migrations=tmp_path)
+    await migrate_until(CALENDAR, empty_url, tmp_path)
     now, day = utc_now(), timedelta(days=1)
     joined = [
         now - day,
@@ -126,6 +135,36 @@ async def test_customers_of_before_there_was_a_calendar_have_their_next_annivers
     rows = await connection.fetch("SELECT created_at, next_anniversary_at FROM customers")
     await connection.close()
     assert {row[0]: row[1] for row in rows} == {at: next_anniversary(at, now)[1] for at in joined}
+
+
+async def test_rules_of_before_there_were_versions_have_their_first_unless_they_have_done_nothing(
+    empty_url: str, tmp_path: Path
+) -> None:
+    await migrate_until(RULE_VERSIONS, empty_url, tmp_path)
+    created, changed = utc_now() - timedelta(days=2), utc_now()
+    connection = await asyncpg.connect(empty_url)
+    tenant_id = new_id()
+    await connection.execute("INSERT INTO tenants VALUES ($1, 'Old', '', 0, $2)", tenant_id, created)
+    await connection.execute(
+        "INSERT INTO rules SELECT $1, gen_random_uuid(), status, 'order',"
+        " jsonb_build_object('name', status, 'status', status, 'eventType', 'order', 'fulfilments', $2::jsonb), $3, $4"
+        " FROM unnest($5::text[]) status",
+        tenant_id, '[{"type": "points", "amount": 5}]', created, changed, list(Status),
+    )  # fmt: skip
+    await dbmate(empty_url, "migrate")
+    rows = await connection.fetch(sql.SELECT_RULES_PAGE, tenant_id, UUID(int=0), 10)
+    rules = {row["status"]: rule_of(row) for row in rows}
+    versions = {row["rule_id"]: rule_version_of(row) for row in await connection.fetch("SELECT * FROM rule_versions")}
+    await connection.close()
+    active, inactive, archived = (rules[status] for status in (Status.ACTIVE, Status.INACTIVE, Status.ARCHIVED))
+    assert set(versions) == {active.rule_id, inactive.rule_id, archived.rule_id}
+    assert {rule.version for rule in rules.values()} == {1}
+    for rule, end in ((active, None), (inactive, changed), (archived, changed)):
+        version = versions[rule.rule_id]
+        assert version.says_the_same(rule)
+        for kept in (rule, version):
+            assert (kept.version, kept.effective_from, kept.effective_to) == (1, None, end)
+            assert kept.created_at == created
 
 
 async def test_a_database_that_is_away_is_told_in_a_sentence() -> None:

@@ -16,6 +16,7 @@ SERVICE_GRANTS = {
     "api_keys": {"SELECT", "INSERT", "UPDATE"},
     "segments": {"SELECT", "INSERT", "UPDATE"},
     "rules": {"SELECT", "INSERT", "UPDATE"},
+    "rule_versions": {"SELECT", "INSERT"},
     "customers": {"SELECT", "INSERT", "UPDATE"},
     "accounts": {"SELECT", "INSERT", "UPDATE"},
     "events": {"SELECT", "INSERT"},
@@ -25,7 +26,12 @@ SERVICE_GRANTS = {
     "triggers": {"SELECT", "INSERT", "DELETE"},
     "outbox": {"SELECT", "INSERT", "UPDATE", "DELETE"},
 }
-UPDATED_COLUMNS = {("events", "assessed_at"), ("tenants", "rules_revision"), ("triggers", "due_at")}
+UPDATED_COLUMNS = {
+    ("events", "assessed_at"),
+    ("rule_versions", "effective_to"),
+    ("tenants", "rules_revision"),
+    ("triggers", "due_at"),
+}
 """Of the tables that are not to be updated as a whole."""
 
 
