@@ -47,6 +47,13 @@ RULE_CRITERIA_MAX = 50
 RULE_FULFILMENTS_MAX = 50
 RULE_USES_MAX = 1_000_000_000
 """The largest number of matches that a rule can be limited to."""
+NTH_MAX = 1_000_000
+WINDOW_EVENTS_MAX = 1_000
+"""Of "the Xth event in a period": no window is counted further, however many events lie in it."""
+WINDOW_PERIOD_MAX = {"days": 1_827, "months": 60}
+"""5 years."""
+SAW_LENGTH_MAX = 256
+"""Of what a criterion saw, as the explanation keeps it: an order may have a thousand items."""
 
 # What a service holds at a time.
 MESSAGE_EVENTS_MAX = 250

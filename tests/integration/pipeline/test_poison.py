@@ -12,7 +12,8 @@ from tallymarks.broker import Broker
 from tallymarks.database import Database
 from tallymarks.errors import BalanceOutOfRange
 from tallymarks.events import AnyEvent
-from tallymarks.rules.criteria import Check, NameSpace
+from tallymarks.rules.criteria import Check
+from tallymarks.rules.criteria_shared import NameSpace
 from tallymarks.rules.facts import Facts
 from tests.integration.pipeline.parts import (
     RecordingAssessor,
