@@ -10,7 +10,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from tallymarks import limits
-from tallymarks.events import ActionEvent, AnyEvent, OrderEvent, PointsEvent, RedemptionEvent
+from tallymarks.events import (
+    ActionEvent,
+    AnniversaryEvent,
+    AnyEvent,
+    BasketEvent,
+    OrderEvent,
+    PointsEvent,
+    RedemptionEvent,
+)
 from tallymarks.events import TransactionEvent as Spent
 from tallymarks.rules.evaluate import RuleSet
 from tallymarks.rules.facts import CustomerState, Facts
@@ -73,6 +81,16 @@ def redemption(quantity: int = 1, description: str | None = None, **fields: Any)
     return RedemptionEvent(**_event({"redemption": {"points": quantity, "description": description}, **fields}))
 
 
+def anniversary(years: int = 1, **fields: Any) -> AnniversaryEvent:
+    """An anniversary event."""
+    return AnniversaryEvent(**_event({"anniversary": {"years": years}, **fields}))
+
+
+def basket(total: str = "10", **fields: Any) -> BasketEvent:
+    """A basket of this total."""
+    return BasketEvent(**_event({"basket": {"total": total}, **fields}))
+
+
 def segment(segment_id: UUID = SEGMENT, **fields: Any) -> Segment:
     """An active segment without expiry."""
     filled = {
@@ -123,7 +141,7 @@ def customer(
 
 
 def facts(
-    event: AnyEvent | None = None,
+    event: AnyEvent | BasketEvent | None = None,
     *,
     state: CustomerState | None = None,
     segments: Sequence[Segment] = (),
@@ -204,6 +222,11 @@ def events() -> st.SearchStrategy[AnyEvent]:
         _of_type("points", earned).map(lambda fields: PointsEvent(**fields)),
         _of_type("redemption", redeemed).map(lambda fields: RedemptionEvent(**fields)),
     )
+
+
+def baskets() -> st.SearchStrategy[BasketEvent]:
+    """Baskets, which are decided at once and never recorded."""
+    return _of_type("basket", _orders()).map(lambda fields: BasketEvent(**fields))
 
 
 def expiries() -> st.SearchStrategy[dict[str, Any]]:

@@ -1,14 +1,15 @@
 """Criteria: what each matches, and what it says that it saw."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
-from pydantic import TypeAdapter, ValidationError
 
-from tallymarks.events import AnyEvent
-from tallymarks.rules.criteria import Check, Criterion
+from tallymarks import limits
+from tallymarks.events import AnyEvent, BasketEvent, EventType
+from tallymarks.rules.criteria import Check, FoundBy
 from tallymarks.rules.facts import CustomerState
 from tests.parts import START
 from tests.unit.builders import (
@@ -16,8 +17,8 @@ from tests.unit.builders import (
     OTHER_SEGMENT,
     SEGMENT,
     action,
+    baskets,
     customer,
-    events,
     facts,
     generated,
     order,
@@ -25,26 +26,19 @@ from tests.unit.builders import (
     redemption,
     transaction,
 )
+from tests.unit.criteria import (
+    FORM,
+    GENERATED,
+    TYPES,
+    check,
+    criteria_fields,
+    criterion,
+    is_refused,
+    recorded_events,
+    states,
+)
 
-FORM: TypeAdapter[Criterion] = TypeAdapter(Criterion)
 EARLIER, LATER = START - timedelta(milliseconds=1), START + timedelta(milliseconds=1)
-
-
-def criterion(**fields: Any) -> Criterion:
-    read: Criterion = FORM.validate_python(fields)
-    return read
-
-
-def check(event: AnyEvent, **fields: Any) -> Check:
-    return criterion(**fields).check(facts(event))
-
-
-def is_refused(**fields: Any) -> bool:
-    try:
-        criterion(**fields)
-    except ValidationError:
-        return True
-    return False
 
 
 class TestEveryEvent:
@@ -178,16 +172,69 @@ def test_refuses_an_unknown_criterion(kind: object) -> None:
     assert is_refused(type=kind, value="x")
 
 
-@generated
-@given(events())
-def test_no_criterion_ever_raises(event: AnyEvent) -> None:
-    for one in (
-        {"type": "everyEvent"},
-        {"type": "nameSpace", "operator": "beginsWith", "value": "A"},
-        {"type": "reference", "value": "A"},
-        {"type": "campaign", "value": "A"},
-        {"type": "attribute", "key": "A", "value": "A"},
-        {"type": "inSegment", "segment_id": SEGMENT},
-        {"type": "notInSegment", "segment_id": SEGMENT},
-    ):
-        check(event, **one)
+class TestFoundBy:
+    @pytest.mark.parametrize(
+        ("fields", "found_by"),
+        [
+            ({"type": "nameSpace", "value": "A.B"}, FoundBy("nameSpace", "A.B")),
+            ({"type": "nameSpace", "operator": "beginsWith", "value": "A."}, FoundBy("nameSpacePrefix", "A.")),
+            ({"type": "reference", "value": "R"}, FoundBy("reference", "R")),
+            ({"type": "campaign", "value": "C"}, FoundBy("campaign", "C")),
+        ],
+        ids=str,
+    )
+    def test_tells_what_an_event_must_have(self, fields: dict[str, Any], found_by: FoundBy) -> None:
+        assert criterion(**fields).found_by() == found_by
+
+    @generated
+    @given(recorded_events(), criteria_fields())
+    def test_nothing_matches_that_is_not_found(self, event: AnyEvent, fields: dict[str, Any]) -> None:
+        one = criterion(**fields)
+        found_by = one.found_by()
+        if found_by is not None and one.check(facts(event)).matched:
+            name_space = event.name_space or ""
+            assert {
+                "nameSpace": name_space == found_by.value,
+                "nameSpacePrefix": name_space.startswith(found_by.value),
+                "reference": event.reference == found_by.value,
+                "campaign": event.campaign == found_by.value,
+            }[found_by.field]
+
+
+class TestEveryCriterion:
+    def test_is_among_the_generated(self) -> None:
+        assert set(GENERATED) == TYPES
+
+    @generated
+    @given(recorded_events() | baskets(), criteria_fields(), states())
+    def test_never_raises_and_tells_no_more_than_is_kept(
+        self, event: AnyEvent | BasketEvent, fields: dict[str, Any], state: CustomerState
+    ) -> None:
+        one = criterion(**fields)
+        windows = dict.fromkeys(one.windows(event, event.event_type), 1)
+        seen = one.check(replace(facts(event, state=state), windows=windows))
+        assert seen.saw is None or len(seen.saw) <= limits.SAW_LENGTH_MAX
+
+    @generated
+    @given(criteria_fields())
+    def test_is_written_as_it_was_read(self, fields: dict[str, Any]) -> None:
+        one = criterion(**fields)
+        written = one.model_dump(mode="json")
+        assert FORM.validate_python(written) == one
+        assert next(iter(written)) == "type"
+
+    @generated
+    @given(criteria_fields())
+    def test_goes_with_what_rules_assess(self, fields: dict[str, Any]) -> None:
+        types = criterion(**fields).event_types()
+        assert types
+        assert not types & {EventType.ERROR, EventType.REVERSAL}
+
+    @generated
+    @given(recorded_events() | baskets(), criteria_fields(), states())
+    def test_claims_nothing_that_keeps_it_from_matching(
+        self, event: AnyEvent | BasketEvent, fields: dict[str, Any], state: CustomerState
+    ) -> None:
+        one, event_type = criterion(**fields), EventType(event.event_type)
+        if event_type in one.event_types() and one.check(facts(event, state=state)).matched:
+            assert not any(claim.allowed.is_empty for claim in one.claims(event_type))

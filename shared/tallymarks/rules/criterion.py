@@ -39,6 +39,9 @@ class FoundBy(NamedTuple):
 class CriterionBase(Model):
     """One condition of a rule."""
 
+    type: str
+    """Which kind it is: each has its own."""
+
     @abstractmethod
     def check(self, facts: Facts) -> Check:
         """Look at the event and the customer; never raises on a valid event."""
