@@ -218,13 +218,23 @@ class TestValidated:
             "fulfilments.1.amount",
         }
 
+    def test_names_the_parts_of_a_rule_that_do_not_fit_together(self) -> None:
+        rule = {
+            "name": "Rule",
+            "eventType": "action",
+            "criteria": [{"type": "campaign", "value": "A"}, {"type": "campaign", "value": "B"}],
+            "fulfilments": [GIFT, {"type": "pointsPerUnit", "rate": 1}],
+        }
+        assert refused(NewRule, rule) == {"criteria.1.value": "B", "fulfilments.1.type": "pointsPerUnit"}
+
     def test_a_rule_that_is_wrong_as_a_whole_is_named_as_the_body(self) -> None:
-        rule = {"name": "Rule", "eventType": "action", "fulfilments": [GIFT, {"type": "pointsPerUnit", "rate": 1}]}
+        same = "2026-01-01T00:00:00.000Z"
+        rule = {"name": "Rule", "eventType": "action", "fulfilments": [GIFT], "fromAt": same, "toAt": same}
         with pytest.raises(InvalidRequest) as refusal:
             validated(NewRule, rule)
         (error,) = refusal.value.errors
         assert error.param == "body"
-        assert error.message.startswith("fulfilments.1: ")
+        assert error.message.startswith("fromAt ")
 
     def test_tells_the_number_of_errors_and_shows_a_bounded_part(self) -> None:
         with pytest.raises(InvalidRequest) as refusal:

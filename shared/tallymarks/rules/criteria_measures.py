@@ -5,12 +5,13 @@ from typing import ClassVar, Literal
 
 from tallymarks import limits
 from tallymarks.events import ActionEvent, AnniversaryEvent, EventType, PointsEvent, TransactionEvent
-from tallymarks.rules.claims import Numbers
+from tallymarks.rules.claims import WHOLE, Numbers
 from tallymarks.rules.comparison import AMOUNTS, Comparison
 from tallymarks.rules.facts import Facts
 from tallymarks.values import Amount, Count, Points
 
-BALANCES = Numbers.whole(-limits.POINTS_MAX, limits.POINTS_MAX)
+BALANCES = Numbers(every=WHOLE)
+MOVED = Numbers.whole(-limits.POINTS_MAX, limits.POINTS_MAX)
 
 
 class ActionAmount(Comparison[Amount]):
@@ -70,7 +71,7 @@ class PointsQuantityIs(PointsComparison):
     """Compares how many points were earned (positive) or taken (negative)."""
 
     type: Literal["pointsQuantity"]
-    possible: ClassVar = Numbers(BALANCES.least, BALANCES.most, BALANCES.every, without=frozenset({0}))
+    possible: ClassVar = MOVED.both(Numbers(without=frozenset({0})))
 
     def number(self, facts: Facts) -> int | None:
         """Give the quantity."""
@@ -103,7 +104,7 @@ class LifetimePoints(PointsComparison):
     """Compares all points ever earned, these counted in; what was taken or spent does not lessen them."""
 
     type: Literal["lifetimePoints"]
-    possible: ClassVar = Numbers(every=BALANCES.every)
+    possible: ClassVar = BALANCES.both(Numbers(least=0))
 
     def number(self, facts: Facts) -> int:
         """Give the sum of what was earned."""

@@ -9,7 +9,9 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tallymarks import limits
 from tallymarks.events import EventType
+from tallymarks.rules import soundness
 from tallymarks.rules.criteria import Criterion
+from tallymarks.rules.criterion import RULE_TYPES
 from tallymarks.rules.fulfilments import Fulfilment
 from tallymarks.rules.rule_limits import RuleLimits
 from tallymarks.segments import Status
@@ -21,7 +23,7 @@ class RuleContent(Model):
 
     name: RequiredText
     description: LongText = ""
-    event_type: Annotated[EventType, Field(json_schema_extra={"not": {"const": EventType.ERROR}})]
+    event_type: Annotated[EventType, Field(json_schema_extra={"not": {"enum": ["error", "reversal"]}})]
     from_at: Instant | None = None
     """The first instant of events that it looks at."""
     to_at: Instant | None = None
@@ -35,8 +37,8 @@ class RuleContent(Model):
     @field_validator("event_type")
     @classmethod
     def _can_be_assessed(cls, value: EventType) -> EventType:
-        if value is EventType.ERROR:
-            raise ValueError("error events are not assessed")
+        if value not in RULE_TYPES:
+            raise ValueError(f"{value} events are not assessed")
         return value
 
     @field_validator("limits")
@@ -58,13 +60,6 @@ class RuleContent(Model):
             raise ValueError("fromAt must be before toAt")
         return self
 
-    @model_validator(mode="after")
-    def _fulfilments_fit_the_event_type(self) -> "RuleContent":
-        for place, fulfilment in enumerate(self.fulfilments):
-            if self.event_type not in fulfilment.event_types():
-                raise ValueError(f"fulfilments.{place}: {fulfilment.type} cannot follow an event of this type")
-        return self
-
     def says_the_same(self, other: "RuleContent") -> bool:
         """Tell whether both have the same content, whatever else they have."""
         return all(getattr(self, name) == getattr(other, name) for name in RuleContent.model_fields)
@@ -84,6 +79,12 @@ class NewRule(RuleContent):
     """Made by the service where the caller gives none."""
     status: Status = Status.CONFIGURE
     """Only an active rule looks at events."""
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> "NewRule":
+        found = soundness.problems(self.event_type, self.criteria, self.fulfilments, self.to_at)
+        soundness.require(found, title=type(self).__name__)
+        return self
 
 
 class VersionedContent(RuleContent):

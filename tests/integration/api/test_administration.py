@@ -27,10 +27,12 @@ from tests.parts import START, ApiClient, Clock, Tenant
 NOW = "2026-03-14T09:26:53.589Z"
 LATER = "2026-03-14T10:26:53.589Z"
 POINTS: Json = {"type": "points", "amount": 5}
+NOWHERE = "b0a6f1d2-3c4e-4f5a-8b6c-7d8e9f0a1b2c"
+"""A segment that no tenant has."""
 
 
-def a_full_rule(segment_id: str) -> Json:
-    """A rule with every criterion and fulfilment that fits an order."""
+def a_full_rule(segment_id: str, other_segment_id: str) -> Json:
+    """A rule that asks for and changes all that any event has, and gives points in every way."""
     return {
         "ruleId": fresh_id(),
         "name": "Everything",
@@ -47,12 +49,12 @@ def a_full_rule(segment_id: str) -> Json:
             {"type": "campaign", "value": "spring"},
             {"type": "attribute", "key": "a", "value": ""},
             {"type": "inSegment", "segmentId": segment_id},
-            {"type": "notInSegment", "segmentId": segment_id},
+            {"type": "notInSegment", "segmentId": other_segment_id},
         ],
         "fulfilments": [
             {"type": "points", "amount": -5},
             {"type": "pointsPerUnit", "rate": "1.5"},
-            {"type": "addToSegment", "segmentId": segment_id},
+            {"type": "addToSegment", "segmentId": other_segment_id},
             {"type": "removeFromSegment", "segmentId": segment_id},
         ],
         "limits": {"perCustomer": 3, "perPeriod": {"count": 1, "unit": "week"}, "total": 1_000, "pointsTotal": 5_000},
@@ -64,7 +66,7 @@ def a_plain_rule(**fields: object) -> Json:
 
 
 async def test_a_rule_is_answered_and_read_as_it_was_created(api: ApiClient, tenant: Tenant) -> None:
-    body = a_full_rule((await a_segment(api))["segmentId"])
+    body = a_full_rule((await a_segment(api))["segmentId"], (await a_segment(api))["segmentId"])
     created = await made(api, RULES, body)
     version = {"version": 1, "effectiveFrom": None, "effectiveTo": None}
     assert created == {**body, **version, "tenantId": str(tenant.tenant_id), "createdAt": NOW, "changedAt": NOW}
@@ -79,7 +81,8 @@ async def test_a_rule_says_little_unless_told(api: ApiClient) -> None:
 
 
 async def test_replacing_a_rule_leaves_nothing_of_it_but_its_beginning(api: ApiClient, clock: Clock) -> None:
-    body = {**a_full_rule((await a_segment(api))["segmentId"]), "status": "configure"}
+    rule = a_full_rule((await a_segment(api))["segmentId"], (await a_segment(api))["segmentId"])
+    body = {**rule, "status": "configure"}
     await made(api, RULES, body)
     clock.advance(hours=1)
     replaced = await api.put(f"{RULES}/{body['ruleId']}", a_plain_rule(status="archived", ruleId=body["ruleId"]))
@@ -102,11 +105,11 @@ async def test_the_status_of_a_rule_counts_from_the_next_event_on(
 
 
 async def test_an_unknown_segment_of_a_rule_is_named_with_its_place(api: ApiClient, owner: asyncpg.Connection) -> None:
-    known, unknown = (await a_segment(api))["segmentId"], fresh_id()
+    known, other, unknown = (await a_segment(api))["segmentId"], (await a_segment(api))["segmentId"], fresh_id()
     rule_id = (await made(api, RULES, a_plain_rule()))["ruleId"]
     before = await contents(owner)
     for place in ("criteria.6", "criteria.7", "fulfilments.2", "fulfilments.3"):
-        body = a_full_rule(known)
+        body = a_full_rule(known, other)
         kind, index = place.split(".")
         body[kind][int(index)]["segmentId"] = unknown
         refused(await api.post(RULES, body), 400, "SegmentNotFound", f"{place}.segmentId", unknown)
@@ -122,6 +125,7 @@ WRONG_RULES: list[tuple[Json, str, object]] = [
     ({"description": 5}, "description", "5"),
     ({"eventType": "error"}, "eventType", "error"),
     ({"eventType": "purchase"}, "eventType", "purchase"),
+    ({"eventType": "reversal"}, "eventType", "reversal"),
     ({"status": "deleted"}, "status", "deleted"),
     ({"fromAt": "soon"}, "fromAt", "soon"),
     ({"toAt": "2026-02-30T00:00:00Z"}, "toAt", "2026-02-30T00:00:00Z"),
@@ -156,7 +160,22 @@ WRONG_RULES: list[tuple[Json, str, object]] = [
     ({"limits": {"pointsTotal": 5}, "fulfilments": [{"type": "points", "amount": -5}]}, "limits", '{"pointsTotal": 5}'),
     ({"limits": {"total": 5}, "eventType": "basket"}, "limits", '{"total": 5}'),
     ({"fromAt": "2026-01-01T00:00:00Z", "toAt": "2026-01-01T00:00:00Z"}, "body", None),
-    ({"eventType": "action", "fulfilments": [POINTS, {"type": "pointsPerUnit", "rate": 1}]}, "body", None),
+    (
+        {"eventType": "action", "fulfilments": [POINTS, {"type": "pointsPerUnit", "rate": 1}]},
+        "fulfilments.1.type",
+        "pointsPerUnit",
+    ),
+    ({"criteria": [{"type": "yearsSinceJoining", "operator": "equals", "value": 1}]}, "criteria.0.type", None),
+    (
+        {"criteria": [{"type": "campaign", "value": "A"}, {"type": "campaign", "value": "B"}]},
+        "criteria.1.value",
+        "B",
+    ),
+    (
+        {"fulfilments": [{"type": kind, "segmentId": NOWHERE} for kind in ("addToSegment", "removeFromSegment")]},
+        "fulfilments.1.segmentId",
+        NOWHERE,
+    ),
 ]
 
 
