@@ -66,6 +66,7 @@ ASSESS_BYTES_MAX = 4 * 1024 * 1024
 EVALUATED_AT_ONCE_MAX = 20
 """Events evaluated before the event loop gets its turn: connections must not go without a heartbeat."""
 SWEEP_MEMBERSHIPS_MAX = 1_000
+CALENDAR_EVENTS_MAX = 1_000
 OUTBOX_MESSAGES_MAX = 100
 API_KEYS_CACHED_MAX = 10_000
 RULE_SETS_CACHED_MAX = 1_000
@@ -101,3 +102,4 @@ API_KEY_STALE_SECONDS = 24 * 3600.0
 """How long a known key goes on working while PostgreSQL is away."""
 OUTBOX_POLL_SECONDS = 0.5
 SWEEP_POLL_SECONDS = 0.5
+CALENDAR_POLL_SECONDS = 0.5

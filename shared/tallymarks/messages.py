@@ -108,7 +108,7 @@ def _storable(reason: str) -> str:
 def _body(tenant_id: UUID, events: Sequence[bytes]) -> bytes:
     return b'{"schemaVersion":%d,"tenantId":%b,"events":[%b]}' % (
         SCHEMA_VERSION,
-        orjson.dumps(tenant_id),
+        orjson.dumps(str(tenant_id)),  # the driver has a class of its own, which orjson does not know
         b",".join(events),
     )
 

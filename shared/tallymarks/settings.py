@@ -20,7 +20,8 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     """The address that the service listens on."""
     port: Annotated[int, Field(ge=0, le=65_535)] | None = None
-    """The port it listens on; by default 8080 for the api, 8081 for the assessor, 8082 for segment-expiry."""
+    """The port it listens on; by default 8080 for the api, 8081 for the assessor, 8082 for segment-expiry,
+    8083 for the calendar."""
     log_format: Literal["auto", "json", "console"] = "auto"
     """JSON lines, or readable lines; auto is readable on a terminal."""
     partitions: Annotated[int, Field(ge=1, le=256)] = 1

@@ -1,6 +1,6 @@
 """Triggers, stored: made of what rules schedule, and written in the transaction of the event that made them.
 
-The calendar service publishes each as an action event once it is due, and deletes it.
+Each is taken once it is due, in the transaction that publishes the action event that it becomes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,12 @@ from datetime import datetime
 from uuid import UUID
 
 from tallymarks.database import Connection
-from tallymarks.events import EventBase
+from tallymarks.events import ActionEvent, EventBase
 from tallymarks.rules.evaluate import Effected
 from tallymarks.rules.fulfilments import ScheduleTrigger
-from tallymarks.rules.triggers import trigger_id_of
+from tallymarks.rules.triggers import DEPTH_KEY, SOURCE_KEY, trigger_id_of
 from tallymarks.sql import triggers as sql
+from tallymarks.values import Attribute
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Trigger:
     """One row of the table: an action event to come."""
 
     trigger_id: UUID
+    """Also the eventId of the event."""
     customer_id: UUID
     due_at: datetime
     name_space: str
@@ -46,6 +48,19 @@ def triggers_of(event: EventBase, effects: Iterable[Effected]) -> list[Trigger]:
     ]
 
 
+def event_of(trigger: Trigger) -> ActionEvent:
+    """Make the event that the trigger becomes: it happened when it was due, whenever it is published."""
+    attributes = {DEPTH_KEY: str(trigger.depth), SOURCE_KEY: str(trigger.source_event_id)}
+    return ActionEvent(
+        event_id=trigger.trigger_id,
+        customer_id=trigger.customer_id,
+        name_space=trigger.name_space,
+        reference=trigger.reference,
+        attributes=tuple(Attribute(key=key, name=key, value=value) for key, value in attributes.items()),
+        created_at=trigger.due_at,
+    )
+
+
 async def write(connection: Connection, tenant_id: UUID, triggers: Sequence[Trigger], now: datetime) -> None:
     """Write triggers; one that is there already is left as it is."""
     if not triggers:
@@ -63,3 +78,11 @@ async def write(connection: Connection, tenant_id: UUID, triggers: Sequence[Trig
         [trigger.depth for trigger in in_order],
         now,
     )
+
+
+async def take_due(connection: Connection, tenant_id: UUID, *, now: datetime, limit: int) -> list[Trigger]:
+    """Take due triggers of the tenant out of the table, oldest first, that nobody else is taking."""
+    rows = await connection.fetch(sql.LOCK_DUE, tenant_id, now, limit)
+    if rows:
+        await connection.execute(sql.DELETE_LOCKED, tenant_id, [row["trigger_id"] for row in rows])
+    return [Trigger(**row) for row in rows]

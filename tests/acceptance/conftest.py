@@ -1,4 +1,4 @@
-"""Fixtures of the acceptance layer: the three services as processes, on the run's servers."""
+"""Fixtures of the acceptance layer: the services as processes, on the run's servers."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

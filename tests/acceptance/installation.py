@@ -20,7 +20,7 @@ from tallymarks.tenants import CreatedApiKey
 from tallymarks_local.servers import free_ports
 from tests.parts import Answered, ApiClient, credentials, until
 
-API, ASSESSOR, SEGMENT_EXPIRY = "api", "assessor", "segment-expiry"
+API, ASSESSOR, SEGMENT_EXPIRY, CALENDAR = SERVICES = ("api", "assessor", "segment-expiry", "calendar")
 PROGRAMS = Path(sys.executable).parent
 # A service's own grace period is 25 s.
 STOP_TIMEOUT_SECONDS = 40
@@ -198,8 +198,23 @@ class Stack:
     api: ServiceProcess
     assessor: ServiceProcess
     segment_expiry: ServiceProcess
+    calendar: ServiceProcess
     tenant_id: UUID
     client: ApiClient
+
+    @property
+    def services(self) -> tuple[ServiceProcess, ...]:
+        """Every process."""
+        return (self.api, *self.workers)
+
+    @property
+    def workers(self) -> tuple[ServiceProcess, ...]:
+        """Every process but the api."""
+        return (self.assessor, self.segment_expiry, self.calendar)
+
+    async def ready(self) -> None:
+        """Wait until all are."""
+        await asyncio.gather(self.api.ready("broker", "database"), *(worker.ready() for worker in self.workers))
 
 
 @asynccontextmanager
@@ -223,9 +238,11 @@ async def installed(database_url: str, amqp_url: str, topology_prefix: str, logs
 
 async def start_stack(installation: Installation, key: CreatedApiKey, **settings: str) -> Stack:
     """Start one process of each service, and wait until all are ready."""
-    api, assessor, segment_expiry = (installation.start(name, **settings) for name in (API, ASSESSOR, SEGMENT_EXPIRY))
-    await asyncio.gather(api.ready("broker", "database"), assessor.ready(), segment_expiry.ready())
-    return Stack(installation, api, assessor, segment_expiry, key.tenant_id, installation.client(api, key))
+    api, assessor, segment_expiry, calendar = (installation.start(name, **settings) for name in SERVICES)
+    client = installation.client(api, key)
+    stack = Stack(installation, api, assessor, segment_expiry, calendar, key.tenant_id, client)
+    await stack.ready()
+    return stack
 
 
 async def run(program: Path, *arguments: str, environment: dict[str, str]) -> Ran:

@@ -25,7 +25,7 @@ from tests.acceptance.counting import (
     until_counted,
     until_waiting_for_a_lock,
 )
-from tests.acceptance.installation import API, ASSESSOR, SEGMENT_EXPIRY, Installation, ServiceProcess, Stack
+from tests.acceptance.installation import API, ASSESSOR, CALENDAR, SEGMENT_EXPIRY, Installation, ServiceProcess, Stack
 from tests.parts import Tenant, until
 from tests.proxy import Direction, proxy_to
 
@@ -99,14 +99,14 @@ async def test_services_restarted_in_turn_under_load_end_with_zero_and_count_eac
     await make_rules(stack.client)
     customer_ids = [new_id() for _ in range(10)]
     loads = [Load(stack.client, customer_ids, Random(seed)) for seed in (1, 2)]
-    for service in (stack.api, stack.assessor, stack.segment_expiry):
+    for service in stack.services:
         counted = len(await times_counted(owner, stack.tenant_id))
         posting = asyncio.gather(*(load.post(400) for load in loads))
         await until_counted(owner, stack.tenant_id, counted + 200)
         assert await service.stop() == 0
         service.start_again()
         await posting
-    await asyncio.gather(stack.api.ready("broker", "database"), stack.assessor.ready(), stack.segment_expiry.ready())
+    await stack.ready()
     events = [event for load in loads for event in load.events]
     await assert_each_counted_once(stack.installation, stack.client, owner, events)
 
@@ -121,6 +121,7 @@ async def test_services_restarted_in_turn_under_load_end_with_zero_and_count_eac
         (ASSESSOR, {"AMQP_URL": "http://127.0.0.1/"}, "TALLYMARKS_AMQP_URL: String should match pattern"),
         (SEGMENT_EXPIRY, {"PARTITIONS": "many"}, "TALLYMARKS_PARTITIONS: Input should be a valid integer"),
         (SEGMENT_EXPIRY, {"DATABASE_URL": ""}, "TALLYMARKS_DATABASE_URL: String should match pattern"),
+        (CALENDAR, {"AMQP_URL": None}, "TALLYMARKS_AMQP_URL is not set"),
     ],
 )
 async def test_a_service_with_wrong_settings_ends_with_two_and_one_sentence(
@@ -136,7 +137,7 @@ async def test_a_service_of_which_a_part_fails_ends_with_one_and_says_so(
     stack: Stack, owner: asyncpg.Connection
 ) -> None:
     await owner.execute("REVOKE ALL ON outbox FROM tallymarks_service")
-    for service in (stack.api, stack.assessor, stack.segment_expiry):
+    for service in stack.services:
         assert await service.ended() == 1
         last = orjson.loads(service.log.read_text().splitlines()[-1])
         assert (last["service"], last["event"]) == (service.name, "the service failed")
@@ -144,14 +145,13 @@ async def test_a_service_of_which_a_part_fails_ends_with_one_and_says_so(
 
 
 async def test_services_tell_how_they_are_and_log_json_lines(stack: Stack) -> None:
-    services = (stack.api, stack.assessor, stack.segment_expiry)
-    for service in services:
+    for service in stack.services:
         client = stack.installation.client(service)
         assert (await client.get("/health/live")).body == {"status": "live"}
         assert (await client.get("/health/ready")).body["status"] == "ready"
         assert "process_cpu_seconds_total" in (await client.get("/metrics")).body
-    assert await asyncio.gather(*(service.stop() for service in services)) == [0, 0, 0]
-    for service in services:
+    assert await asyncio.gather(*(service.stop() for service in stack.services)) == [0, 0, 0, 0]
+    for service in stack.services:
         lines = [orjson.loads(line) for line in service.log.read_text().splitlines()]
         assert {line["service"] for line in lines} == {service.name}
         assert [line["event"] for line in lines][-1] == "stopped"

@@ -139,7 +139,7 @@ async def test_make_run_serves_what_it_prints_leaves_no_process_and_finds_its_da
         assert set(facts) == {
             *("baseUrl", "tenantId", "apiKey", "apiSecret", "segmentId", "databaseUrl", "amqpUrl", "pids"),
         }
-        assert set(facts["pids"]) == {"api", "assessor", "segment-expiry"}
+        assert set(facts["pids"]) == {"api", "assessor", "segment-expiry", "calendar"}
         assert all(psutil.pid_exists(pid) for pid in facts["pids"].values())
         assert (directory / "run.json").stat().st_mode & 0o777 == 0o600
 

@@ -36,7 +36,7 @@ from tests.acceptance.counting import (
 from tests.acceptance.installation import (
     API,
     ASSESSOR,
-    SEGMENT_EXPIRY,
+    SERVICES,
     Installation,
     Json,
     ServiceProcess,
@@ -130,13 +130,13 @@ async def test_ingestion_goes_on_while_postgresql_is_away_and_all_events_count_o
     assert is_refused_for_now(await client.get(f"/api/v1/customers/{customer_id}/balance"))
     assert is_refused_for_now(await client.get("/api/v1/customers/events"))
     assert (await stack.api.health()).status == 200
-    assert (await stack.assessor.health()).status == (await stack.segment_expiry.health()).status == 503
+    assert [(await worker.health()).status for worker in stack.workers] == [503, 503, 503]
 
     await start_again(postgres)
     async with connected(postgres.url(DATABASE)) as owner:
         await assert_each_counted_once(private_installation, client, owner, single + batch)
     assert (await post(client, redemption(customer_id, 1))).body["balance"] == 1 + 10 + 100
-    await asyncio.gather(stack.assessor.ready(), stack.segment_expiry.ready())
+    await stack.ready()
 
 
 async def test_services_stop_with_zero_while_postgresql_is_away_and_lose_nothing(
@@ -147,10 +147,9 @@ async def test_services_stop_with_zero_while_postgresql_is_away_and_lose_nothing
     await asyncio.to_thread(postgres.stop)
     events = actions_of(customer_count=5, event_count=300)
     assert (await post_batch(stack.client, events)).status == 200
-    services = (stack.api, stack.assessor, stack.segment_expiry)
-    assert await asyncio.gather(*(service.stop() for service in services)) == [0, 0, 0]
+    assert await asyncio.gather(*(service.stop() for service in stack.services)) == [0, 0, 0, 0]
 
-    for service in services:
+    for service in stack.services:
         service.start_again()
     await start_again(postgres)
     await stack.api.ready("broker", "database")
@@ -164,20 +163,18 @@ async def test_services_that_were_started_before_their_servers_become_ready_when
     key = await private_installation.create_tenant()
     await asyncio.to_thread(postgres.stop)
     proxy.lead_to("amqp://127.0.0.1:1/")
-    api, assessor, segment_expiry = services = [
-        private_installation.start(name, AMQP_URL=proxy.url) for name in (API, ASSESSOR, SEGMENT_EXPIRY)
-    ]
+    api, *workers = services = [private_installation.start(name, AMQP_URL=proxy.url) for name in SERVICES]
 
     async def are_live() -> bool:
         return all([await service.answers() for service in services])
 
     await until(are_live)
-    assert [(await service.health()).status for service in services] == [503, 503, 503]
+    assert [(await service.health()).status for service in services] == [503, 503, 503, 503]
     assert is_refused_for_now(await private_installation.client(api, key).get("/api/v1/customers/events"))
 
     await start_again(postgres)
     proxy.lead_to(amqp_url)
-    await asyncio.gather(api.ready("broker", "database"), assessor.ready(), segment_expiry.ready())
+    await asyncio.gather(api.ready("broker", "database"), *(worker.ready() for worker in workers))
     client = private_installation.client(api, key)
     await make_rules(client)
     events = actions_of(customer_count=2, event_count=10)

@@ -9,6 +9,7 @@ from aio_pika.abc import AbstractQueue
 
 from tallymarks.broker import Broker
 from tallymarks.memberships import LapseNotification
+from tallymarks.segments import anniversary
 from tallymarks.service import new_id, utc_now
 from tallymarks.values import format_instant
 from tests.acceptance.counting import action, order, points, post, post_batch, redemption
@@ -124,6 +125,34 @@ async def test_a_membership_that_lapses_is_invisible_then_removed_recorded_and_p
 async def received(queue: AbstractQueue) -> LapseNotification:
     async with queue.iterator(no_ack=True) as messages:
         return LapseNotification.model_validate_json((await anext(messages)).body)
+
+
+async def test_an_anniversary_and_a_trigger_become_events_and_count_once_each(
+    stack: Stack, owner: asyncpg.Connection, customer_id: UUID
+) -> None:
+    client = stack.client
+    assert (await client.post("/api/v1/customers", {"customerId": str(customer_id)})).status == 200
+    for event_type, amount in (("anniversary", 30), ("action", 4)):
+        rule: Json = {"name": event_type, "eventType": event_type, "status": "active"}
+        given: Json = {"fulfilments": [{"type": "points", "amount": amount}]}
+        assert (await client.post("/api/v1/admin/rules", {**rule, **given})).status == 200
+    joined_at, trigger_id = utc_now() - timedelta(days=400), new_id()
+    await owner.execute(
+        "INSERT INTO triggers VALUES ($1, $2, $3, $4, 'Customer.FollowUp', NULL, $2, 1, $4)",
+        *(stack.tenant_id, trigger_id, customer_id, joined_at),
+    )
+    await owner.execute(
+        "UPDATE customers SET created_at = $1, next_anniversary_at = $2", joined_at, anniversary(joined_at, 1)
+    )
+    await until_balance_is(client, customer_id, 34)
+    found = await client.get("/api/v1/customers/events", customerId=customer_id)
+    assert [(row["eventType"], row["nameSpace"]) for row in found.body["events"]] == [
+        ("anniversary", "Customer.Anniversary"),
+        ("action", "Customer.FollowUp"),
+    ]
+    assert found.body["events"][1]["eventId"] == str(trigger_id)
+    assert await owner.fetchval("SELECT next_anniversary_at FROM customers") == anniversary(joined_at, 2)
+    assert await owner.fetchval("SELECT count(*) FROM triggers") == 0
 
 
 async def test_an_event_that_cannot_be_assessed_is_put_aside_visibly_and_counts_when_replayed(

@@ -22,7 +22,7 @@ COMPOSE = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text().splitlines()
 
 USER = 10001
-PORTS = {"api": 8080, "assessor": 8081, "segment-expiry": 8082}
+PORTS = {"api": 8080, "assessor": 8081, "segment-expiry": 8082, "calendar": 8083}
 OURS = {*PORTS, "migrate"}
 
 Manifest = dict[str, Any]

@@ -28,6 +28,8 @@ TENANT = 1
 SHARED_TABLES = {"outbox": "one small table that all tenants share and that is polled as a whole"}
 ACROSS_TENANTS = {
     "memberships.SELECT_TENANTS_WITH_LAPSED": "the housekeeper's: it asks which tenants have something to remove",
+    "anniversaries.SELECT_TENANTS_WITH_DUE": "the housekeeper's: likewise, something to publish",
+    "triggers.SELECT_TENANTS_WITH_DUE": "the housekeeper's: likewise, something to publish",
     "tenancy.SELECT_TENANTS": "the operator's: it lists the tenants, whose table has no other key",
 }
 COUNTING = {

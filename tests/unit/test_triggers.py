@@ -13,8 +13,8 @@ from tallymarks.events import ActionEvent, AnyEvent, EventType
 from tallymarks.messages import event_json
 from tallymarks.rules.evaluate import Effected, apply
 from tallymarks.rules.fulfilments import After, GivePoints, MakeTrigger, ScheduleTrigger
-from tallymarks.rules.triggers import DEPTH_KEY, SOURCE_KEY, depth_of, event_of, trigger_id_of
-from tallymarks.triggers import Trigger, triggers_of
+from tallymarks.rules.triggers import DEPTH_KEY, SOURCE_KEY, depth_of, trigger_id_of
+from tallymarks.triggers import Trigger, event_of, triggers_of
 from tallymarks.values import format_instant, parse_instant
 from tests.parts import START
 from tests.unit.builders import CUSTOMER, EVENT, action, customer, events, facts, generated, id_of, order, rule
@@ -139,7 +139,7 @@ class TestDepth:
             assert depth_of(event) == effect.depth - 1
             depths.append(effect.depth)
             (trigger,) = triggers_of(event, [Effected(effect, rule(), 0)])
-            event = published(trigger)
+            event = event_of(trigger)
         assert depths == list(range(1, limits.TRIGGER_DEPTH_MAX + 1))
 
 
@@ -159,7 +159,7 @@ class TestEvent:
         source = order()
         effect = ScheduleTrigger(START + timedelta(days=7), NAME_SPACE, "R-1", 3)
         (trigger,) = triggers_of(source, [Effected(effect, rule(4), 2)])
-        event = published(trigger)
+        event = event_of(trigger)
         assert event.event_id == trigger.trigger_id == trigger_id_of(source.event_id, id_of(4), 2)
         assert event.customer_id == source.customer_id
         assert event.created_at == effect.due_at
@@ -167,23 +167,8 @@ class TestEvent:
         assert {one.key: one.value for one in event.attributes} == {DEPTH_KEY: "3", SOURCE_KEY: str(source.event_id)}
 
     def test_travels_as_any_other(self) -> None:
-        event = event_of(
-            EVENT, customer_id=CUSTOMER, due_at=START, name_space="N", reference=None, source_event_id=EVENT, depth=1
-        )
+        event = event_of(Trigger(id_of(1), CUSTOMER, START, NAME_SPACE, None, EVENT, 1))
         assert ActionEvent.model_validate_json(event_json(event)) == event
 
     def test_other_effects_are_no_triggers(self) -> None:
         assert triggers_of(action(), [Effected(GivePoints(1), rule(), 0)]) == []
-
-
-def published(trigger: Trigger) -> ActionEvent:
-    """The event that the trigger becomes."""
-    return event_of(
-        trigger.trigger_id,
-        customer_id=trigger.customer_id,
-        due_at=trigger.due_at,
-        name_space=trigger.name_space,
-        reference=trigger.reference,
-        source_event_id=trigger.source_event_id,
-        depth=trigger.depth,
-    )

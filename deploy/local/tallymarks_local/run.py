@@ -1,6 +1,6 @@
 """What `make run` does: everything on one machine, in the foreground, until Ctrl-C.
 
-    PostgreSQL, RabbitMQ -> migrations -> api, assessor, segment-expiry -> demo tenant -> .local/run.json
+    PostgreSQL, RabbitMQ -> migrations -> services -> demo tenant -> .local/run.json
 
 Each step registers its own undoing before the next begins, so an interruption anywhere stops exactly what was started:
 services first, then the broker, then the database.

@@ -18,6 +18,7 @@ from tallymarks_local.servers import DIRECTORY_VARIABLE, POLL_SECONDS, LocalServ
 API = "api"
 ASSESSOR = "assessor"
 SEGMENT_EXPIRY = "segment-expiry"
+CALENDAR = "calendar"
 
 READY_TIMEOUT_SECONDS = 60.0
 PROBE_TIMEOUT_SECONDS = 2.0
@@ -29,7 +30,7 @@ RESTARTS_WINDOW_SECONDS = 60.0
 RESTART_DELAY_SECONDS = 0.2
 OUTPUT_LINE_BYTES_MAX = 1024 * 1024
 
-ANSI_COLOURS = {API: "36", ASSESSOR: "33", SEGMENT_EXPIRY: "35"}
+ANSI_COLOURS = {API: "36", ASSESSOR: "33", SEGMENT_EXPIRY: "35", CALENDAR: "32"}
 
 
 class Service:
@@ -132,7 +133,7 @@ class Service:
 
 
 def make_services(api_port: int, database_url: str, amqp_url: str, directory: Path) -> list[Service]:
-    """The three services of this checkout, not yet started; `directory` marks their processes."""
+    """The services of this checkout, not yet started; `directory` marks their processes."""
     environment = {
         **os.environ,
         "TALLYMARKS_DATABASE_URL": database_url,
@@ -141,8 +142,9 @@ def make_services(api_port: int, database_url: str, amqp_url: str, directory: Pa
     }
     if sys.stdout.isatty():
         environment.setdefault("TALLYMARKS_LOG_FORMAT", "console")
-    ports = [api_port, *free_ports(2)]
-    return [Service(name, port, environment) for name, port in zip((API, ASSESSOR, SEGMENT_EXPIRY), ports, strict=True)]
+    workers = (ASSESSOR, SEGMENT_EXPIRY, CALENDAR)
+    ports = [api_port, *free_ports(len(workers))]
+    return [Service(name, port, environment) for name, port in zip((API, *workers), ports, strict=True)]
 
 
 async def start_and_wait(services: Sequence[Service]) -> None:

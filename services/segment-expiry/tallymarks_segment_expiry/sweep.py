@@ -1,23 +1,18 @@
 """Removing lapsed memberships: tenant by tenant, a bounded number in a transaction, with any number of replicas."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-import structlog
 from prometheus_client import Counter
 
-from tallymarks import limits, memberships
+from tallymarks import limits, memberships, rounds
 from tallymarks.broker import Topology
-from tallymarks.database import TRANSIENT_ERRORS, Database
+from tallymarks.database import Database
 from tallymarks.sql import memberships as sql
-from tallymarks.sql import tenancy
-
-log = structlog.get_logger(__name__)
 
 MEMBERSHIPS_LAPSED = Counter("tallymarks_memberships_lapsed", "Lapsed memberships removed")
-TENANTS_PAGE = 100
 
 
 class Sweeper:
@@ -40,32 +35,16 @@ class Sweeper:
         self._committed = committed
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Sweep until stopped: on and on while there is something to remove, else at every poll."""
-        while not stop.is_set():
-            wait_seconds = limits.SWEEP_POLL_SECONDS
-            try:
-                removed = await self.sweep(stop)
-            except TRANSIENT_ERRORS as error:
-                log.warning("the sweep waits", reason=str(error) or type(error).__name__)
-                wait_seconds = limits.RECONNECT_INTERVAL_SECONDS
-            else:
-                if removed:
-                    log.info("removed lapsed memberships", memberships=removed)
-                    continue
-            try:
-                async with asyncio.timeout(wait_seconds):
-                    await stop.wait()
-            except TimeoutError:
-                continue
+        """Sweep until stopped."""
+        await rounds.keep_going(
+            self.sweep, stop, poll_seconds=limits.SWEEP_POLL_SECONDS, done="removed lapsed memberships"
+        )
 
     async def sweep(self, stop: asyncio.Event) -> int:
-        """Give each tenant with lapsed memberships a turn: no backlog holds up another; give the number removed."""
-        removed = 0
-        async for tenant_id in self._tenants_with_lapsed():
-            if stop.is_set():
-                break
-            removed += await self.sweep_tenant(tenant_id)
-        return removed
+        """Give each tenant with lapsed memberships a turn; give the number removed."""
+        return await rounds.one_round(
+            self._database, sql.SELECT_TENANTS_WITH_LAPSED, self.sweep_tenant, now=self._now, stop=stop
+        )
 
     async def sweep_tenant(self, tenant_id: UUID) -> int:
         """Remove one bounded lot of a tenant's lapsed memberships in one transaction; give their number."""
@@ -82,15 +61,3 @@ class Sweeper:
             self._committed.set()
             MEMBERSHIPS_LAPSED.inc(removed)
         return removed
-
-    async def _tenants_with_lapsed(self) -> AsyncIterator[UUID]:
-        last = UUID(int=0)
-        while True:
-            async with self._database.connection() as connection, connection.transaction(readonly=True):
-                await connection.execute(tenancy.ACT_AS_HOUSEKEEPER)
-                rows = await connection.fetch(sql.SELECT_TENANTS_WITH_LAPSED, last, self._now(), TENANTS_PAGE)
-            for row in rows:
-                yield row["tenant_id"]
-            if len(rows) < TENANTS_PAGE:
-                return
-            last = rows[-1]["tenant_id"]

@@ -1,14 +1,12 @@
-"""Triggers: action events to come. What identifies one, how deep it lies, and the event that it becomes.
+"""Triggers: action events to come. What identifies one, and how deep it lies.
 
 An event that a trigger made may match a rule that makes a trigger again. Each such event carries how many triggers led
 to it, so that rules that lead to one another come to an end (`limits.TRIGGER_DEPTH_MAX`).
 """
 
-from datetime import datetime
 from uuid import UUID, uuid5
 
-from tallymarks.events import ActionEvent, EventBase
-from tallymarks.values import Attribute
+from tallymarks.events import EventBase
 
 DEPTH_KEY = "Tallymarks.TriggerDepth"
 """The attribute of an event that a trigger made: how many triggers led to it, the last one included."""
@@ -31,25 +29,3 @@ def depth_of(event: EventBase) -> int:
     """
     depths = (one.value for one in event.attributes if one.key == DEPTH_KEY)
     return max((int(depth) for depth in depths if depth.isdecimal()), default=0)
-
-
-def event_of(
-    trigger_id: UUID,
-    *,
-    customer_id: UUID,
-    due_at: datetime,
-    name_space: str,
-    reference: str | None,
-    source_event_id: UUID,
-    depth: int,
-) -> ActionEvent:
-    """Make the action event that the trigger becomes: it happened when it was due, whenever it is published."""
-    attributes = {DEPTH_KEY: str(depth), SOURCE_KEY: str(source_event_id)}
-    return ActionEvent(
-        event_id=trigger_id,
-        customer_id=customer_id,
-        name_space=name_space,
-        reference=reference,
-        attributes=tuple(Attribute(key=key, name=key, value=value) for key, value in attributes.items()),
-        created_at=due_at,
-    )

@@ -1,0 +1,1 @@
+"""The calendar: publishes what falls due as events, anniversaries and triggers."""
