@@ -94,6 +94,12 @@ class BalanceOutOfRange(Refusal):
     code, status, message = "BalanceOutOfRange", 400, "The balance would pass its bound of 10^15 points."
 
 
+class TooManyEffects(Refusal):
+    """What follows from one event has no end in sight: its rules feed each other."""
+
+    code, status, message = "TooManyEffects", 400, "The event would have too many effects."
+
+
 class EventIdTaken(Refusal):
     """The eventId belongs to an event of another kind, customer or amount: it is no repetition of this one."""
 

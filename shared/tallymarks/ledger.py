@@ -12,9 +12,10 @@ from uuid import UUID
 
 import orjson
 
-from tallymarks.database import Connection
-from tallymarks.events import AnyEvent, RedemptionEvent, created_at_of
+from tallymarks.database import Connection, Record
+from tallymarks.events import AnyEvent, EventType, RedemptionEvent, created_at_of
 from tallymarks.rules.evaluate import Effected
+from tallymarks.rules.facts import COUNTED_TYPES, VALUED_TYPES, CustomerState, Totals
 from tallymarks.rules.fulfilments import GivePoints
 from tallymarks.segments import anniversary
 from tallymarks.sql import customers as customers_sql
@@ -30,6 +31,7 @@ class Account:
     balance: int
     is_locked: bool
     customer_created_at: datetime
+    totals: Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Transaction:
     description: str | None
     amount: int
     external_reference: str | None
+    assessment_rule_version: int | None
+    fulfilment_index: int
 
 
 async def create_missing_customers(
@@ -66,9 +70,19 @@ async def lock_accounts(connection: Connection, tenant_id: UUID, customer_ids: I
     """Lock the accounts until the transaction ends; unknown customers are not in what comes back."""
     rows = await connection.fetch(sql.LOCK_ACCOUNTS, tenant_id, sorted(customer_ids))
     return {
-        row["customer_id"]: Account(row["customer_id"], row["balance"], row["is_locked"], row["created_at"])
+        row["customer_id"]: Account(
+            row["customer_id"], row["balance"], row["is_locked"], row["created_at"], _totals_of(row)
+        )
         for row in rows
     }
+
+
+def _totals_of(row: Record) -> Totals:
+    return Totals(
+        {event_type: row[f"{event_type}_count"] for event_type in COUNTED_TYPES},
+        {event_type: row[f"{event_type}_value"] for event_type in VALUED_TYPES},
+        int(row["points_earned"]),
+    )
 
 
 def transactions_of(
@@ -84,6 +98,7 @@ def transactions_of(
                     tenant_id,
                     event,
                     rule_id=rule.rule_id if rule else None,
+                    rule_version=rule.version if rule else None,
                     fulfilment_index=effected.fulfilment_index,
                     description=rule.name if rule else None,
                     amount=effected.effect.amount,
@@ -99,6 +114,7 @@ def debit(tenant_id: UUID, event: RedemptionEvent, transaction_id: UUID) -> Tran
         tenant_id,
         event,
         rule_id=None,
+        rule_version=None,
         fulfilment_index=0,
         description=event.redemption.description,
         amount=-event.redemption.points,
@@ -114,8 +130,52 @@ async def write(
     now: datetime,
 ) -> None:
     """Add transactions, and write the balances that they lead to; the accounts must be locked by this transaction."""
-    if not transactions:
-        return
+    await _insert(connection, tenant_id, transactions, now)
+    await connection.execute(sql.UPDATE_BALANCES, tenant_id, list(balances), list(balances.values()), now)
+
+
+async def write_assessed(
+    connection: Connection,
+    tenant_id: UUID,
+    transactions: Sequence[Transaction],
+    customers: Sequence[CustomerState],
+    now: datetime,
+) -> None:
+    """Add transactions, and write the balances and totals that events have led to; the accounts must be locked.
+
+    Args:
+        connection: in a transaction of the tenant.
+        tenant_id: the tenant.
+        transactions: the new rows of the ledger.
+        customers: the customers as they are afterwards.
+        now: when this is recorded.
+    """
+    if transactions:
+        await _insert(connection, tenant_id, transactions, now)
+    moved = {transaction.customer_id for transaction in transactions}
+    totals = [customer.totals for customer in customers]
+    await connection.execute(
+        sql.UPDATE_ACCOUNTS,
+        tenant_id,
+        [customer.customer_id for customer in customers],
+        [customer.balance for customer in customers],
+        [customer.customer_id in moved for customer in customers],
+        [one.count(EventType.ACTION) for one in totals],
+        [one.value(EventType.ACTION) for one in totals],
+        [one.count(EventType.ORDER) for one in totals],
+        [one.value(EventType.ORDER) for one in totals],
+        [one.count(EventType.TRANSACTION) for one in totals],
+        [one.value(EventType.TRANSACTION) for one in totals],
+        [one.count(EventType.POINTS) for one in totals],
+        [one.value(EventType.POINTS) for one in totals],
+        [one.points_earned for one in totals],
+        [one.count(EventType.REDEMPTION) for one in totals],
+        [one.count(EventType.ANNIVERSARY) for one in totals],
+        now,
+    )
+
+
+async def _insert(connection: Connection, tenant_id: UUID, transactions: Sequence[Transaction], now: datetime) -> None:
     await connection.execute(
         sql.INSERT_TRANSACTIONS,
         tenant_id,
@@ -131,8 +191,9 @@ async def write(
         [row.amount for row in transactions],
         [row.external_reference for row in transactions],
         now,
+        [row.assessment_rule_version for row in transactions],
+        [row.fulfilment_index for row in transactions],
     )
-    await connection.execute(sql.UPDATE_BALANCES, tenant_id, list(balances), list(balances.values()), now)
 
 
 def _transaction(
@@ -140,6 +201,7 @@ def _transaction(
     event: AnyEvent,
     *,
     rule_id: UUID | None,
+    rule_version: int | None,
     fulfilment_index: int,
     description: str | None,
     amount: int,
@@ -173,4 +235,6 @@ def _transaction(
         description=description,
         amount=amount,
         external_reference=event.reference,
+        assessment_rule_version=rule_version,
+        fulfilment_index=fulfilment_index,
     )

@@ -54,6 +54,10 @@ WINDOW_PERIOD_MAX = {"days": 1_827, "months": 60}
 """5 years."""
 SAW_LENGTH_MAX = 256
 """Of what a criterion saw, as the explanation keeps it: an order may have a thousand items."""
+POINTS_DEPTH_MAX = 3
+"""How deep points rules feed each other: a points event that lies deeper is recorded and not assessed."""
+EFFECTS_PER_EVENT_MAX = 1_000
+"""Effects of one event with all that follows from it; beyond, it is put aside rather than half assessed."""
 
 # What a service holds at a time.
 MESSAGE_EVENTS_MAX = 250

@@ -10,8 +10,8 @@ from cachetools import LRUCache
 
 from tallymarks import limits
 from tallymarks.database import Connection, Record
-from tallymarks.rules.evaluate import RuleSet
 from tallymarks.rules.rule import Rule, RuleVersion
+from tallymarks.rules.rule_set import RuleSet
 from tallymarks.segments import Segment
 from tallymarks.sql import rules as sql
 

@@ -20,9 +20,11 @@ from tallymarks.events import (
     RedemptionEvent,
 )
 from tallymarks.events import TransactionEvent as Spent
-from tallymarks.rules.evaluate import RuleSet
+from tallymarks.rules.assessment import Situation, assess
+from tallymarks.rules.evaluate import Outcome
 from tallymarks.rules.facts import CustomerState, Facts
 from tallymarks.rules.rule import Rule
+from tallymarks.rules.rule_set import RuleSet
 from tallymarks.segments import ExpiryMode, Segment
 from tallymarks.values import format_instant
 from tests.parts import START
@@ -151,6 +153,13 @@ def facts(
     looked_at = event or action()
     known = state or customer()
     return Facts(looked_at, looked_at.event_type, known, {one.segment_id: one for one in segments}, now, known.balance)
+
+
+def evaluate(event: AnyEvent, state: CustomerState, rules_: RuleSet, now: datetime) -> Outcome:
+    """What one event does, without what follows from it."""
+    first = assess(event, Situation(state, {}, {}), rules_, now).steps[0]
+    assert first.outcome is not None
+    return first.outcome
 
 
 # --- generated --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallymarks import limits
-from tallymarks.events import AnyEvent, EventType, created_at_of
+from tallymarks.events import AnyEvent, EventType
 from tallymarks.rules.criteria import Check
 from tallymarks.rules.facts import CustomerState, Window, counted_in
 from tests.parts import START
@@ -35,7 +35,7 @@ THIRTY_DAYS = {"count": 30, "unit": "days"}
 def after(state: CustomerState, *events: AnyEvent) -> CustomerState:
     """The customer once these events were assessed."""
     for event in events:
-        state = counted_in(state, event, event.event_type, created_at_of(event))
+        state = counted_in(state, event, event.event_type, is_looked_back_at=True)
     return state
 
 

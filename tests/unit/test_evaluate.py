@@ -10,10 +10,11 @@ from tallymarks import limits
 from tallymarks.errors import BalanceOutOfRange
 from tallymarks.events import AnyEvent, EventType
 from tallymarks.rules.criteria import Check
-from tallymarks.rules.evaluate import Effected, Outcome, RuleSet, apply, evaluate
+from tallymarks.rules.evaluate import Effected, Outcome, apply
 from tallymarks.rules.facts import CustomerState
 from tallymarks.rules.fulfilments import Effect, GivePoints, JoinSegment, LeaveSegment
 from tallymarks.rules.rule import Rule
+from tallymarks.rules.rule_set import RuleSet
 from tallymarks.segments import Segment, Status
 from tests.parts import START
 from tests.unit.builders import (
@@ -22,6 +23,7 @@ from tests.unit.builders import (
     SEGMENT,
     action,
     customer,
+    evaluate,
     id_of,
     order,
     points,
@@ -248,11 +250,9 @@ class TestRuleSet:
         rules = [rule(1), rule(2, event_type="order"), rule(3, status="inactive"), rule(4)]
         made = RuleSet.of(7, rules, [segment()])
         assert made.revision == 7
-        assert set(made.rules) == set(EventType)
-        assert {kind: [one.rule_id for one in found] for kind, found in made.rules.items() if found} == {
-            EventType.ACTION: [id_of(1), id_of(4)],
-            EventType.ORDER: [id_of(2)],
-        }
+        assert [one.rule_id for one in made.matching(action(), EventType.ACTION)] == [id_of(1), id_of(4)]
+        assert [one.rule_id for one in made.matching(order(), EventType.ORDER)] == [id_of(2)]
+        assert list(made.matching(transaction(), EventType.TRANSACTION)) == []
         assert made.segments == {SEGMENT: segment()}
 
     @pytest.mark.parametrize(

@@ -60,6 +60,8 @@ def test_a_row_says_what_was_given_for_what() -> None:
         description="Bonus",
         amount=-7,
         external_reference="R-1",
+        assessment_rule_version=1,
+        fulfilment_index=3,
     )
     assert len(row.check_sum) == 32
 

@@ -18,9 +18,13 @@ from hypothesis import strategies as st
 from tallymarks import ledger
 from tallymarks.events import AnyEvent
 from tallymarks.memberships import Changes, Pair
-from tallymarks.rules.evaluate import Effected, RuleSet, apply, evaluate
-from tallymarks.rules.facts import CustomerState
+from tallymarks.rules.assessment import Situation
+from tallymarks.rules.assessment import assess as assess_event
+from tallymarks.rules.evaluate import Effected
+from tallymarks.rules.facts import CustomerState, Totals, UseKey
 from tallymarks.rules.fulfilments import Effect, JoinSegment, LeaveSegment
+from tallymarks.rules.rule_set import RuleSet
+from tallymarks.rules.uses import RuleUses
 from tests.parts import START
 from tests.unit.builders import (
     CUSTOMER,
@@ -73,7 +77,18 @@ class World:
     lapses: list[tuple[Pair, Row]] = field(default_factory=list)
     """Lapsed memberships whose removal was recorded."""
     balances: dict[UUID, int] = field(default_factory=lambda: dict.fromkeys(CUSTOMERS, 0))
+    totals: dict[UUID, Totals] = field(default_factory=lambda: dict.fromkeys(CUSTOMERS, Totals()))
+    uses: dict[UUID, Mapping[UseKey, int]] = field(default_factory=lambda: {key: {} for key in CUSTOMERS})
+    together: Mapping[UUID, RuleUses] = field(default_factory=dict)
     transactions: list[ledger.Transaction] = field(default_factory=list)
+
+    def keep(self, customers: Iterable[CustomerState], together: Mapping[UUID, RuleUses]) -> None:
+        """Keep what the customers have come to."""
+        for state in customers:
+            self.balances[state.customer_id] = state.balance
+            self.totals[state.customer_id] = state.totals
+            self.uses[state.customer_id] = state.uses
+        self.together = together
 
     def states(self) -> dict[UUID, CustomerState]:
         """The customers as a batch loads them."""
@@ -84,9 +99,8 @@ class World:
                 for pair, row in self.table.items()
                 if pair[0] == customer_id and row.is_current()
             }
-            states[customer_id] = customer(
-                customer_id, created_at=LONG_AGO, balance=self.balances[customer_id], memberships=current
-            )
+            known = customer(customer_id, created_at=LONG_AGO, balance=self.balances[customer_id], memberships=current)
+            states[customer_id] = replace(known, totals=self.totals[customer_id], uses=self.uses[customer_id])
         return states
 
     def remove_lapsed(self, pairs: Iterable[Pair]) -> None:
@@ -124,30 +138,36 @@ class World:
             "memberships": self.table,
             "lapses": sorted(self.lapses, key=repr),
             "balances": self.balances,
+            "totals": self.totals,
+            "uses": (self.uses, self.together),
             "transactions": [replace(row, transaction_id=UUID(int=0)) for row in self.transactions],
         }
 
 
 def assess(world: World, batch: Sequence[AnyEvent], rules_: RuleSet) -> None:
     """Assess a batch: each event meets what those before it have left; what they change is written once."""
-    states, changes, new_id = world.states(), Changes(), ids()
+    states, changes, new_id, together = world.states(), Changes(), ids(), world.together
     for event in batch:
-        outcome = evaluate(event, states[event.customer_id], rules_, START)
-        states[event.customer_id] = apply(states[event.customer_id], outcome.effects)
-        world.transactions.extend(ledger.transactions_of(TENANT, event, outcome.effects, new_id))
-        changes.add(event.customer_id, event.event_id, outcome.effects)
-    world.balances.update({customer_id: state.balance for customer_id, state in states.items()})
+        assessed = assess_event(event, Situation(states[event.customer_id], together, {}), rules_, START)
+        states[event.customer_id], together = assessed.customer, assessed.rule_uses
+        for step in assessed.steps:
+            effects = step.outcome.effects if step.outcome else ()
+            world.transactions.extend(ledger.transactions_of(TENANT, step.event, effects, new_id))
+            changes.add(step.event.customer_id, step.event.event_id, effects)
+    world.keep(states.values(), together)
     world.write(changes)
 
 
 def assess_one_by_one(world: World, batch: Sequence[AnyEvent], rules_: RuleSet) -> None:
     """Assess events with nothing kept between them but the tables."""
     for event in batch:
-        state = world.states()[event.customer_id]
-        outcome = evaluate(event, state, rules_, START)
-        world.balances[event.customer_id] = apply(state, outcome.effects).balance
-        world.transactions.extend(ledger.transactions_of(TENANT, event, outcome.effects, ids()))
-        world.do(event.customer_id, event.event_id, outcome.effects)
+        situation = Situation(world.states()[event.customer_id], world.together, {})
+        assessed = assess_event(event, situation, rules_, START)
+        world.keep([assessed.customer], assessed.rule_uses)
+        for step in assessed.steps:
+            effects = step.outcome.effects if step.outcome else ()
+            world.transactions.extend(ledger.transactions_of(TENANT, step.event, effects, ids()))
+            world.do(step.event.customer_id, step.event.event_id, effects)
 
 
 def cut(batch: Sequence[AnyEvent], places: Iterable[int]) -> list[Sequence[AnyEvent]]:

@@ -30,11 +30,13 @@ ACROSS_TENANTS = {
     "memberships.SELECT_TENANTS_WITH_LAPSED": "the housekeeper's: it asks which tenants have something to remove",
     "anniversaries.SELECT_TENANTS_WITH_DUE": "the housekeeper's: likewise, something to publish",
     "triggers.SELECT_TENANTS_WITH_DUE": "the housekeeper's: likewise, something to publish",
+    "assessments.SELECT_TENANTS_WITH_OLD": "the housekeeper's: it asks which tenants have something to remove",
     "tenancy.SELECT_TENANTS": "the operator's: it lists the tenants, whose table has no other key",
 }
 COUNTING = {
     "rules.COUNT_RULES": "the number of a tenant's rules is bounded, and held by a lock while it is counted",
     "rules.COUNT_ACTIVE_RULE_VERSIONS": "likewise the number of versions of the active ones",
+    "events.COUNT_IN_WINDOWS": "no more than each window's own bound is counted",
 }
 HARMLESS_FUNCTIONS = {"unnest", "sum", "count", "set_config"}
 """None gives another result for the same arguments, or asks for the time: so every node computes the same."""

@@ -1,21 +1,24 @@
 """Assessing a batch: one tenant's events, one SQL transaction, all or nothing."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from tallymarks import ledger, limits, memberships
+from tallymarks import ledger, limits, memberships, rule_uses, triggers
 from tallymarks.broker import Topology
 from tallymarks.database import Connection, Database
 from tallymarks.errors import Refusal
-from tallymarks.events import AnyEvent, created_at_of
+from tallymarks.events import AnyEvent
 from tallymarks.messages import event_json, is_decided
 from tallymarks.rule_sets import RuleSets
-from tallymarks.rules.evaluate import RuleSet, apply, evaluate
-from tallymarks.rules.facts import CustomerState
+from tallymarks.rules.assessment import assess
+from tallymarks.rules.rule_set import RuleSet
 from tallymarks.sql import events as sql
+from tallymarks_assessor import situations as situations_
+from tallymarks_assessor.effects import Effects, insert_events, insert_explanations, insert_points_events
+from tallymarks_assessor.situations import Situations
 
 
 class UnknownTenant(Refusal):
@@ -33,27 +36,25 @@ class Assessed:
     transactions: int
 
 
-@dataclass(slots=True)
-class Effects:
-    """What the events of a batch change, gathered to be written with one statement a table."""
-
-    transactions: list[ledger.Transaction] = field(default_factory=list)
-    balances: dict[UUID, int] = field(default_factory=dict)
-    changes: memberships.Changes = field(default_factory=memberships.Changes)
-
-
 class Assessor:
     """Turns events into their effects, each exactly once however often it is handed over."""
 
     def __init__(
-        self, database: Database, topology: Topology, *, now: Callable[[], datetime], new_id: Callable[[], UUID]
+        self,
+        database: Database,
+        topology: Topology,
+        *,
+        now: Callable[[], datetime],
+        new_id: Callable[[], UUID],
+        explains: bool = True,
     ) -> None:
-        """Take the parts; time and ids come from outside."""
+        """Take the parts; time and ids come from outside. `explains`: whether to keep how events were assessed."""
         self._database = database
         self._topology = topology
         self._rule_sets = RuleSets()
         self._now = now
         self._new_id = new_id
+        self._explains = explains
 
     async def assess(self, tenant_id: UUID, events: Sequence[AnyEvent]) -> Assessed:
         """Assess the events of one tenant, in the order given, in one SQL transaction.
@@ -69,40 +70,40 @@ class Assessor:
             if rule_set is None:
                 raise UnknownTenant.of("tenantId", str(tenant_id))
             fresh = await claim(connection, tenant_id, events, now)
-            if fresh:
-                customers = await load_customers(connection, tenant_id, fresh, rule_set, now)
-                effects = await self._evaluate(tenant_id, fresh, customers, rule_set, now)
-                await ledger.write(connection, tenant_id, effects.transactions, effects.balances, now)
-                await memberships.write(
-                    connection, self._topology, tenant_id, effects.changes, now=now, new_id=self._new_id
-                )
-                return Assessed(len(fresh), len(events) - len(fresh), len(effects.transactions))
-        return Assessed(0, len(events), 0)
+            if not fresh:
+                return Assessed(0, len(events), 0)
+            situations = await situations_.load(connection, tenant_id, fresh, rule_set, now)
+            effects = await self._evaluate(tenant_id, fresh, situations, rule_set, now)
+            await self._write(connection, tenant_id, situations, effects, now)
+            return Assessed(len(fresh), len(events) - len(fresh), len(effects.transactions))
 
     async def _evaluate(
-        self,
-        tenant_id: UUID,
-        events: Sequence[AnyEvent],
-        customers: Mapping[UUID, CustomerState],
-        rule_set: RuleSet,
-        now: datetime,
+        self, tenant_id: UUID, events: Sequence[AnyEvent], situations: Situations, rule_set: RuleSet, now: datetime
     ) -> Effects:
         """Evaluate one event after the other: each meets the state that those before it have left."""
         effects = Effects()
-        states = dict(customers)
         for index, event in enumerate(events):
             if index % limits.EVALUATED_AT_ONCE_MAX == 0:
                 await asyncio.sleep(0)
-            outcome = evaluate(event, states[event.customer_id], rule_set, now)
-            if not outcome.effects:
-                continue
-            states[event.customer_id] = state = apply(states[event.customer_id], outcome.effects)
-            transactions = ledger.transactions_of(tenant_id, event, outcome.effects, self._new_id)
-            if transactions:
-                effects.transactions.extend(transactions)
-                effects.balances[event.customer_id] = state.balance
-            effects.changes.add(event.customer_id, event.event_id, outcome.effects)
+            assessment = assess(event, situations.of(event), rule_set, now)
+            situations.customers[event.customer_id] = assessment.customer
+            situations.rule_uses = assessment.rule_uses
+            for step in assessment.steps:
+                effects.add(tenant_id, step, self._new_id, explained=self._explains)
         return effects
+
+    async def _write(
+        self, connection: Connection, tenant_id: UUID, situations: Situations, effects: Effects, now: datetime
+    ) -> None:
+        """Write everything, in the order in which everyone takes locks."""
+        await insert_points_events(connection, tenant_id, effects.points_events, now)
+        customers = list(situations.customers.values())
+        await ledger.write_assessed(connection, tenant_id, effects.transactions, customers, now)
+        await rule_uses.write_of_customers(connection, tenant_id, situations.changed_uses())
+        await rule_uses.write_together(connection, tenant_id, situations.rule_uses)
+        await memberships.write(connection, self._topology, tenant_id, effects.changes, now=now, new_id=self._new_id)
+        await triggers.write(connection, tenant_id, effects.triggers, now)
+        await insert_explanations(connection, tenant_id, effects.explanations, now)
 
 
 async def claim(connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], now: datetime) -> list[AnyEvent]:
@@ -118,19 +119,8 @@ async def claim(connection: Connection, tenant_id: UUID, events: Sequence[AnyEve
         (event for event in first_of_id.values() if not is_decided(event)), key=lambda event: event.event_id
     )
     if arriving:
-        rows = await connection.fetch(
-            sql.INSERT_EVENTS,
-            tenant_id,
-            [event.event_id for event in arriving],
-            [event.customer_id for event in arriving],
-            [event.event_type for event in arriving],
-            [event.name_space for event in arriving],
-            [event.reference for event in arriving],
-            [created_at_of(event) for event in arriving],
-            [event_json(event).decode() for event in arriving],
-            now,
-        )
-        claimed.update(row["event_id"] for row in rows)
+        bodies = [event_json(event).decode() for event in arriving]
+        claimed.update(await insert_events(connection, tenant_id, arriving, bodies, now))
     decided = [event.event_id for event in first_of_id.values() if is_decided(event)]
     if decided:
         rows = await connection.fetch(sql.LOCK_REDEMPTIONS, tenant_id, decided)
@@ -138,20 +128,3 @@ async def claim(connection: Connection, tenant_id: UUID, events: Sequence[AnyEve
         await connection.execute(sql.MARK_ASSESSED, tenant_id, waiting, now)
         claimed.update(waiting)
     return [event for event in first_of_id.values() if event.event_id in claimed]
-
-
-async def load_customers(
-    connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], rule_set: RuleSet, now: datetime
-) -> dict[UUID, CustomerState]:
-    """Create unknown customers, lock the accounts, and read what the rules need."""
-    customer_ids = {event.customer_id for event in events}
-    await ledger.create_missing_customers(connection, tenant_id, customer_ids, now)
-    accounts = await ledger.lock_accounts(connection, tenant_id, customer_ids)
-    states = {
-        account.customer_id: CustomerState(account.customer_id, account.customer_created_at, account.balance, {})
-        for account in accounts.values()
-    }
-    if rule_set.names_segments:
-        for customer_id, current in (await memberships.load(connection, tenant_id, customer_ids, now)).items():
-            states[customer_id] = replace(states[customer_id], memberships=current)
-    return states

@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from dateutil.relativedelta import relativedelta
 from pydantic import Field, model_validator
@@ -101,6 +101,8 @@ class WindowCriterion(CriterionBase):
     Just the Xth: where one more has gone before, it does not match. Both ends go by createdAt, so a backdated event is
     counted among those before it.
     """
+
+    looks_back: ClassVar[bool] = True
 
     count: Counted
 

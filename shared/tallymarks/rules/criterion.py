@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 from uuid import UUID
 
 from tallymarks import limits
@@ -38,6 +38,11 @@ class FoundBy(NamedTuple):
 
 class CriterionBase(Model):
     """One condition of a rule."""
+
+    looks_back: ClassVar[bool] = False
+    """Whether it asks about windows of the past."""
+    sees_memberships: ClassVar[bool] = False
+    """Whether it looks at memberships without naming their segments."""
 
     type: str
     """Which kind it is: each has its own."""

@@ -1,41 +1,19 @@
 """Evaluating rules: a pure function, and how its outcome changes the state that the next event meets."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from tallymarks import limits
 from tallymarks.errors import BalanceOutOfRange
-from tallymarks.events import AnyEvent, EventType, PointsEvent, created_at_of
+from tallymarks.events import created_at_of
 from tallymarks.rules.criteria import Check
 from tallymarks.rules.facts import CustomerState, Facts
 from tallymarks.rules.fulfilments import Effect, GivePoints, JoinSegment, LeaveSegment
 from tallymarks.rules.rule import Rule
-from tallymarks.segments import Segment, Status
-
-
-@dataclass(frozen=True, slots=True)
-class RuleSet:
-    """What a tenant's events are assessed by: the active rules by event type, and its segments."""
-
-    revision: int
-    rules: Mapping[EventType, tuple[Rule, ...]]
-    segments: Mapping[UUID, Segment]
-    names_segments: bool
-    """Whether any active rule asks about or changes memberships: else they need not be loaded."""
-
-    @classmethod
-    def of(cls, revision: int, rules: Iterable[Rule], segments: Iterable[Segment]) -> "RuleSet":
-        """Keep the active rules, in the order in which their effects apply: oldest first."""
-        in_order = sorted(rules, key=lambda rule: (rule.created_at, rule.rule_id, rule.version))
-        active = [rule for rule in in_order if rule.status is Status.ACTIVE]
-        return cls(
-            revision,
-            {kind: tuple(rule for rule in active if rule.event_type is kind) for kind in EventType},
-            {segment.segment_id: segment for segment in segments},
-            names_segments=any(True for rule in active for _ in rule.segments_named()),
-        )
+from tallymarks.rules.rule_set import RuleSet
+from tallymarks.rules.uses import NEVER_USED, Limited, RuleUses, Use, counted_for_customer, limit_met, use_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +32,13 @@ class Considered:
     rule: Rule
     matched: bool
     checks: tuple[Check, ...]
+    limited: Limited | None = None
+    """The limit that the match ran into: it has no effect then."""
+
+    @property
+    def takes_effect(self) -> bool:
+        """Whether the rule's fulfilments are due."""
+        return self.matched and self.limited is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,26 +47,36 @@ class Outcome:
 
     effects: tuple[Effected, ...]
     considered: tuple[Considered, ...]
+    uses: tuple[Use, ...] = ()
 
 
-def evaluate(event: AnyEvent, customer: CustomerState, rule_set: RuleSet, now: datetime) -> Outcome:
-    """Assess one event.
+def evaluate(facts: Facts, rule_set: RuleSet, rule_uses: Mapping[UUID, RuleUses]) -> Outcome:
+    """Ask each rule that could match what it makes of the event.
 
     Every rule sees the customer as before the event, so that no rule depends on the order of the others; the effects
-    then apply in rule order. Membership counts at `now`, a rule's date range at the event's createdAt.
+    then apply in rule order. Memberships count at `now`; date ranges, versions and periods at the event's createdAt.
     """
-    facts = Facts(event, event.event_type, customer, rule_set.segments, now, customer.balance)
     effects: list[Effected] = []
-    if isinstance(event, PointsEvent):
-        effects.append(Effected(GivePoints(event.points.quantity), None, 0))
     considered: list[Considered] = []
-    for rule in rule_set.rules.get(EventType(event.event_type), ()):
-        if rule.applies_at(created_at_of(event)):
-            consideration = consider(rule, facts)
-            considered.append(consideration)
-            if consideration.matched:
-                effects.extend(fulfil(rule, facts))
-    return Outcome(tuple(effects), tuple(considered))
+    uses: list[Use] = []
+    at = created_at_of(facts.event)
+    for rule in rule_set.matching(facts.event, facts.event_type):
+        if not rule.applies_at(at):
+            continue
+        consideration = consider(rule, facts)
+        if consideration.matched:
+            given = list(fulfil(rule, facts))
+            if rule.limits is not None:
+                use = _use(rule, given, at)
+                limited = limit_met(rule, use, facts.customer.uses, rule_uses.get(rule.rule_id, NEVER_USED))
+                if limited is None:
+                    uses.append(use)
+                else:
+                    consideration = replace(consideration, limited=limited)
+            if consideration.limited is None:
+                effects.extend(given)
+        considered.append(consideration)
+    return Outcome(tuple(effects), tuple(considered), tuple(uses))
 
 
 def consider(rule: Rule, facts: Facts) -> Considered:
@@ -102,12 +97,19 @@ def fulfil(rule: Rule, facts: Facts) -> Iterable[Effected]:
             yield Effected(effect, rule, index)
 
 
-def apply(customer: CustomerState, effects: Iterable[Effected]) -> CustomerState:
-    """Give the customer's state after the effects.
+def _use(rule: Rule, given: Iterable[Effected], at: datetime) -> Use:
+    points = sum(effected.effect.amount for effected in given if isinstance(effected.effect, GivePoints))
+    return Use(rule.rule_id, use_keys(rule, at), points)
+
+
+def apply(customer: CustomerState, effects: Sequence[Effected], uses: Sequence[Use] = ()) -> CustomerState:
+    """Give the customer's state after the effects; the event itself is not counted in yet.
 
     Raises:
         BalanceOutOfRange: a balance beyond its bound; nothing of the event may then be kept.
     """
+    if not effects and not uses:
+        return customer
     balance, memberships = customer.balance, dict(customer.memberships)
     for effected in effects:
         match effected.effect:
@@ -117,6 +119,20 @@ def apply(customer: CustomerState, effects: Iterable[Effected]) -> CustomerState
                 memberships[segment_id] = lapses_at
             case LeaveSegment(segment_id):
                 memberships.pop(segment_id, None)
+    return replace(
+        customer,
+        balance=in_range(balance),
+        memberships=memberships,
+        uses=counted_for_customer(customer.uses, uses),
+    )
+
+
+def in_range(balance: int) -> int:
+    """Hold a balance to its bound.
+
+    Raises:
+        BalanceOutOfRange: it is beyond.
+    """
     if abs(balance) > limits.POINTS_MAX:
         raise BalanceOutOfRange.of("balance", balance)
-    return replace(customer, balance=balance, memberships=memberships)
+    return balance

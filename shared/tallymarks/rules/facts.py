@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import NamedTuple
 from uuid import UUID
 
-from tallymarks.events import EventBase, EventType, PointsEvent
+from tallymarks.events import EventBase, EventType, PointsEvent, created_at_of
 from tallymarks.segments import Segment
 
 COUNTED_TYPES = (
@@ -76,8 +76,10 @@ class UseKey(NamedTuple):
     """What the uses of a rule by one customer are counted under."""
 
     rule_id: UUID
+    period: str
+    """`life`, or the unit of a calendar period."""
     period_from: datetime
-    """The beginning of the period; `limits.INSTANT_MIN` for the customer's whole life."""
+    """The beginning of the period; `limits.INSTANT_MIN` of a whole life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +143,9 @@ class Facts:
         return self.windows.get(window, 0) + in_transaction
 
 
-def counted_in(customer: CustomerState, event: EventBase, event_type: str, created_at: datetime) -> CustomerState:
+def counted_in(customer: CustomerState, event: EventBase, event_type: str, *, is_looked_back_at: bool) -> CustomerState:
     """Give the state that the next event meets: this one counted in."""
-    return replace(
-        customer,
-        totals=customer.totals.plus(event, event_type),
-        recent=(*customer.recent, (event_type, event.name_space, created_at)),
-    )
+    recent = customer.recent
+    if is_looked_back_at:
+        recent = (*recent, (event_type, event.name_space, created_at_of(event)))
+    return replace(customer, totals=customer.totals.plus(event, event_type), recent=recent)

@@ -18,8 +18,12 @@ RETURNING customer_id
 
 INSERT_ACCOUNTS = """
 -- Open the accounts of customers that this transaction has just created.
-INSERT INTO accounts (tenant_id, customer_id, balance, is_locked)
-SELECT $1, new.customer_id, 0, false
+INSERT INTO accounts (
+    tenant_id, customer_id, balance, is_locked, action_count, action_value, order_count, order_value,
+    transaction_count, transaction_value, points_count, points_value, points_earned, redemption_count,
+    anniversary_count
+)
+SELECT $1, new.customer_id, 0, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 FROM unnest($2::uuid[]) AS new (customer_id)
 """
 

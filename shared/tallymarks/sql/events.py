@@ -46,6 +46,27 @@ SELECT_EVENT = """
 SELECT event_type, customer_id, body FROM events WHERE tenant_id = $1 AND event_id = $2
 """
 
+COUNT_IN_WINDOWS = """
+-- How many assessed events of one customer, type and nameSpace lie in each window, without those of this transaction
+-- ($2); more than a window's count_max are not counted, so that no answer costs more than the question.
+SELECT asked.place, counted.events
+FROM unnest($3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::bigint[])
+    AS asked (place, customer_id, event_type, name_space, after, until, count_max)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events
+    FROM (
+        SELECT e.event_id
+        FROM events e
+        WHERE
+            e.tenant_id = $1 AND e.customer_id = asked.customer_id AND e.event_type = asked.event_type
+            AND e.name_space IS NOT DISTINCT FROM asked.name_space
+            AND e.created_at > asked.after AND e.created_at <= asked.until AND e.assessed_at IS NOT NULL
+            AND e.event_id <> ALL($2::uuid[])
+        LIMIT asked.count_max
+    ) AS found
+) AS counted
+"""
+
 SEARCH_OF_CUSTOMER = """
 -- A page of one customer's events, newest first.
 SELECT

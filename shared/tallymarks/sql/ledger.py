@@ -2,7 +2,10 @@
 
 LOCK_ACCOUNTS = """
 -- The account lock: rows in key order, so that two batches wait for each other and never deadlock. $2 sorted.
-SELECT a.customer_id, a.balance, a.is_locked, c.created_at
+SELECT
+    a.customer_id, a.balance, a.is_locked, c.created_at,
+    a.action_count, a.action_value, a.order_count, a.order_value, a.transaction_count, a.transaction_value,
+    a.points_count, a.points_value, a.points_earned, a.redemption_count, a.anniversary_count
 FROM accounts a
 JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
 WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = ANY($2::uuid[])
@@ -14,24 +17,46 @@ FOR UPDATE OF a
 INSERT_TRANSACTIONS = """
 INSERT INTO transactions (
     tenant_id, transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, recorded_at,
-    check_sum, name_space, description, amount, external_reference
+    check_sum, name_space, description, amount, external_reference, assessment_rule_version, fulfilment_index
 )
 SELECT
     $1, t.transaction_id, t.customer_id, t.event_id, t.event_type, t.assessment_rule_id, t.created_at, $13::timestamptz,
-    t.check_sum, t.name_space, t.description, t.amount, t.external_reference
+    t.check_sum, t.name_space, t.description, t.amount, t.external_reference, t.assessment_rule_version,
+    t.fulfilment_index
 FROM unnest(
     $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::uuid[], $7::timestamptz[], $8::bytea[], $9::text[], $10::text[],
-    $11::bigint[], $12::text[]
+    $11::bigint[], $12::text[], $14::bigint[], $15::bigint[]
 ) AS t (
     transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, check_sum, name_space,
-    description, amount, external_reference
+    description, amount, external_reference, assessment_rule_version, fulfilment_index
 )
 """
 
 UPDATE_BALANCES = """
--- Write the balances of locked accounts.
+-- Write the balances of locked accounts whose totals stay as they are.
 UPDATE accounts a SET balance = new.balance, balance_changed_at = $4
 FROM unnest($2::uuid[], $3::bigint[]) AS new (customer_id, balance)
+WHERE a.tenant_id = $1 AND a.customer_id = new.customer_id
+"""
+
+UPDATE_ACCOUNTS = """
+-- Write the balances and totals of locked accounts; $4 tells whether points were moved.
+UPDATE accounts a
+SET
+    balance = new.balance,
+    balance_changed_at = CASE WHEN new.is_moved THEN $16 ELSE a.balance_changed_at END,
+    action_count = new.action_count, action_value = new.action_value,
+    order_count = new.order_count, order_value = new.order_value,
+    transaction_count = new.transaction_count, transaction_value = new.transaction_value,
+    points_count = new.points_count, points_value = new.points_value, points_earned = new.points_earned,
+    redemption_count = new.redemption_count, anniversary_count = new.anniversary_count
+FROM unnest(
+    $2::uuid[], $3::bigint[], $4::boolean[], $5::bigint[], $6::numeric[], $7::bigint[], $8::numeric[], $9::bigint[],
+    $10::numeric[], $11::bigint[], $12::numeric[], $13::numeric[], $14::bigint[], $15::bigint[]
+) AS new (
+    customer_id, balance, is_moved, action_count, action_value, order_count, order_value, transaction_count,
+    transaction_value, points_count, points_value, points_earned, redemption_count, anniversary_count
+)
 WHERE a.tenant_id = $1 AND a.customer_id = new.customer_id
 """
 
@@ -39,7 +64,7 @@ SEARCH_OF_CUSTOMER = """
 -- A page of one customer's transactions, newest first.
 SELECT
     transaction_id, customer_id, tenant_id, event_id, assessment_rule_id, created_at, check_sum, name_space,
-    description, amount, external_reference
+    description, amount, external_reference, assessment_rule_version
 FROM transactions
 WHERE
     tenant_id = $1 AND customer_id = $2
@@ -54,7 +79,7 @@ SEARCH_OF_EVENT = """
 -- A page of one event's transactions ($2), newest first; of any customer where $9 is null.
 SELECT
     transaction_id, customer_id, tenant_id, event_id, assessment_rule_id, created_at, check_sum, name_space,
-    description, amount, external_reference
+    description, amount, external_reference, assessment_rule_version
 FROM transactions
 WHERE
     tenant_id = $1 AND event_id = $2 AND ($9::uuid IS NULL OR customer_id = $9)
@@ -69,7 +94,7 @@ SEARCH_ALL = """
 -- A page of all customers' transactions, newest first; $2 is null.
 SELECT
     transaction_id, customer_id, tenant_id, event_id, assessment_rule_id, created_at, check_sum, name_space,
-    description, amount, external_reference
+    description, amount, external_reference, assessment_rule_version
 FROM transactions
 WHERE
     tenant_id = $1 AND $2::uuid IS NULL

@@ -7,8 +7,8 @@ import pytest
 
 from tallymarks.broker import Broker, Topology
 from tallymarks.database import Database
-from tallymarks.rules.evaluate import RuleSet
 from tallymarks.rules.rule import Rule
+from tallymarks.rules.rule_set import RuleSet
 from tallymarks.segments import Segment
 from tallymarks.service import new_id
 from tallymarks_assessor.assess import Assessor

@@ -1,0 +1,93 @@
+"""What the events of a batch change, gathered, and written with one statement a table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+import orjson
+
+from tallymarks import ledger, memberships
+from tallymarks.database import Connection
+from tallymarks.events import AnyEvent, EventBase, created_at_of
+from tallymarks.messages import event_json
+from tallymarks.rules.assessment import Step
+from tallymarks.rules.explanation import FulfilmentKey, compact
+from tallymarks.sql import assessments as assessments_sql
+from tallymarks.sql import events as events_sql
+from tallymarks.triggers import Trigger, triggers_of
+
+
+@dataclass(slots=True)
+class Effects:
+    """Rows to be written."""
+
+    transactions: list[ledger.Transaction] = field(default_factory=list)
+    points_events: list[tuple[AnyEvent, UUID]] = field(default_factory=list)
+    """Points events that followed, each with the event that it followed from."""
+    changes: memberships.Changes = field(default_factory=memberships.Changes)
+    triggers: list[Trigger] = field(default_factory=list)
+    explanations: list[tuple[UUID, bytes]] = field(default_factory=list)
+
+    def add(self, tenant_id: UUID, step: Step, new_id: Callable[[], UUID], *, explained: bool) -> None:
+        """Gather what one event did."""
+        if step.source_event_id is not None:
+            self.points_events.append((step.event, step.source_event_id))
+        transactions: list[ledger.Transaction] = []
+        if step.outcome is not None and step.outcome.effects:
+            transactions = ledger.transactions_of(tenant_id, step.event, step.outcome.effects, new_id)
+            self.transactions.extend(transactions)
+            self.changes.add(step.event.customer_id, step.event.event_id, step.outcome.effects)
+            self.triggers.extend(triggers_of(step.event, step.outcome.effects))
+        if explained:
+            made = {
+                FulfilmentKey(row.assessment_rule_id, row.fulfilment_index): row.transaction_id for row in transactions
+            }
+            self.explanations.append((step.event.event_id, compact(step, made)))
+
+
+async def insert_points_events(
+    connection: Connection, tenant_id: UUID, followed: list[tuple[AnyEvent, UUID]], now: datetime
+) -> None:
+    """Record points events that followed from others: with the event that each followed from."""
+    if followed:
+        in_order = sorted(followed, key=lambda one: one[0].event_id)
+        bodies = [_followed_json(event, source) for event, source in in_order]
+        await insert_events(connection, tenant_id, [event for event, _ in in_order], bodies, now)
+
+
+def _followed_json(event: EventBase, source_event_id: UUID) -> str:
+    return orjson.dumps({**orjson.loads(event_json(event)), "sourceEventId": source_event_id}).decode()
+
+
+async def insert_events(
+    connection: Connection, tenant_id: UUID, events: list[AnyEvent], bodies: list[str], now: datetime
+) -> set[UUID]:
+    """Record events, sorted by their ids, and give the ids of those that were not recorded before."""
+    rows = await connection.fetch(
+        events_sql.INSERT_EVENTS,
+        tenant_id,
+        [event.event_id for event in events],
+        [event.customer_id for event in events],
+        [event.event_type for event in events],
+        [event.name_space for event in events],
+        [event.reference for event in events],
+        [created_at_of(event) for event in events],
+        bodies,
+        now,
+    )
+    return {row["event_id"] for row in rows}
+
+
+async def insert_explanations(
+    connection: Connection, tenant_id: UUID, explanations: list[tuple[UUID, bytes]], now: datetime
+) -> None:
+    """Keep how events were assessed."""
+    if explanations:
+        await connection.execute(
+            assessments_sql.INSERT,
+            tenant_id,
+            [event_id for event_id, _ in explanations],
+            [explanation for _, explanation in explanations],
+            now,
+        )

@@ -1,0 +1,121 @@
+"""Assessing one event to its end: its own rules, then the points events that its points transactions are."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID, uuid5
+
+from tallymarks import limits
+from tallymarks.errors import TooManyEffects
+from tallymarks.events import AnyEvent, EventBase, PointsEvent, PointsQuantity, RedemptionEvent, created_at_of
+from tallymarks.rules.evaluate import Effected, Outcome, apply, evaluate
+from tallymarks.rules.facts import CustomerState, Facts, Window, counted_in
+from tallymarks.rules.fulfilments import GivePoints
+from tallymarks.rules.rule_set import RuleSet
+from tallymarks.rules.uses import RuleUses, counted_together
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What an event of a customer is assessed in."""
+
+    customer: CustomerState
+    """As before the event."""
+    rule_uses: Mapping[UUID, RuleUses]
+    """What all customers together have used of the rules with a limit on that."""
+    windows: Mapping[Window, int]
+    """What was read of the customer's past."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event that was looked at: the one that arrived, or a points event that followed from it."""
+
+    event: AnyEvent
+    source_event_id: UUID | None
+    """Of a points event that followed: the event whose points transaction it is."""
+    depth: int
+    """0 for the event that arrived; a points event is one deeper than the event it follows from."""
+    outcome: Outcome | None
+    """None where it lies too deep to be assessed: it is recorded only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """All that one event leads to."""
+
+    steps: tuple[Step, ...]
+    customer: CustomerState
+    """As after all of it."""
+    rule_uses: Mapping[UUID, RuleUses]
+
+
+def assess(event: AnyEvent, situation: Situation, rule_set: RuleSet, now: datetime) -> Assessment:
+    """Assess an event, and after it the points events that follow from it, breadth first.
+
+    Points rules feed each other at most `limits.POINTS_DEPTH_MAX` deep: what lies deeper is recorded and not assessed.
+
+    Raises:
+        BalanceOutOfRange: a balance beyond its bound; nothing of the event may then be kept.
+        TooManyEffects: rules that feed each other without an end in sight; likewise.
+    """
+    customer, rule_uses = situation.customer, situation.rule_uses
+    steps: list[Step] = []
+    effects = 0
+    waiting: deque[tuple[AnyEvent, UUID | None, int, int]] = deque([(event, None, 0, customer.balance)])
+    while waiting:
+        looked_at, source_event_id, depth, balance_before = waiting.popleft()
+        outcome: Outcome | None = None
+        balance = customer.balance
+        if depth <= limits.POINTS_DEPTH_MAX:
+            facts = Facts(
+                looked_at, looked_at.event_type, customer, rule_set.segments, now, balance_before, situation.windows
+            )
+            outcome = evaluate(facts, rule_set, rule_uses)
+            effects += len(outcome.effects)
+            if effects > limits.EFFECTS_PER_EVENT_MAX:
+                raise TooManyEffects.of("eventId", str(event.event_id))
+            if depth == 0 and isinstance(looked_at, PointsEvent):
+                own = Effected(GivePoints(looked_at.points.quantity), None, 0)
+                outcome = Outcome((own, *outcome.effects), outcome.considered, outcome.uses)
+            customer = apply(customer, outcome.effects, outcome.uses)
+            if outcome.uses:
+                rule_uses = counted_together(rule_uses, outcome.uses)
+            for effected in outcome.effects:
+                if isinstance(effected.effect, GivePoints):
+                    if effected.rule is not None:
+                        follows = points_event(
+                            looked_at, effected.effect.amount, effected.rule.rule_id, effected.fulfilment_index
+                        )
+                        waiting.append((follows, looked_at.event_id, depth + 1, balance))
+                    balance += effected.effect.amount
+        if depth == 0 and isinstance(looked_at, RedemptionEvent):
+            follows = points_event(looked_at, -looked_at.redemption.points, None, 0)
+            waiting.append((follows, looked_at.event_id, 1, customer.balance + looked_at.redemption.points))
+        steps.append(Step(looked_at, source_event_id, depth, outcome))
+        customer = counted_in(customer, looked_at, looked_at.event_type, is_looked_back_at=rule_set.asks_windows)
+    return Assessment(tuple(steps), customer, rule_uses)
+
+
+def points_event(source: EventBase, quantity: int, rule_id: UUID | None, fulfilment_index: int) -> PointsEvent:
+    """Make the points event that a points transaction is; everything but the points is its source's.
+
+    Its id follows from the transaction's: the same transaction is never two events.
+    """
+    return PointsEvent.model_construct(
+        event_id=points_event_id(source.event_id, rule_id, fulfilment_index),
+        customer_id=source.customer_id,
+        name_space=source.name_space,
+        reference=source.reference,
+        campaign=source.campaign,
+        attributes=source.attributes,
+        created_at=created_at_of(source),
+        event_type="points",
+        points=PointsQuantity.model_construct(quantity=quantity),
+    )
+
+
+def points_event_id(source_event_id: UUID, rule_id: UUID | None, fulfilment_index: int) -> UUID:
+    """Give the id of the points event of a transaction: of a rule's fulfilment, or of what the event itself does."""
+    return uuid5(source_event_id, "points" if rule_id is None else f"points:{rule_id}:{fulfilment_index}")

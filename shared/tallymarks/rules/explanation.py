@@ -1,0 +1,213 @@
+"""Why an event did what it did: kept compactly with the event, told in full when somebody asks.
+
+What is kept are the rules that were asked, with what each of their criteria saw and what each fulfilment made. What a
+criterion wanted is not kept: the version of the rule says it, and versions never change.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+
+from tallymarks.rules.assessment import Step, points_event_id
+from tallymarks.rules.criteria import Criterion
+from tallymarks.rules.evaluate import Effected
+from tallymarks.rules.fulfilments import Fulfilment, GivePoints, JoinSegment, LeaveSegment, ScheduleTrigger
+from tallymarks.rules.rule import Rule
+from tallymarks.rules.triggers import trigger_id_of
+from tallymarks.rules.uses import Limited
+from tallymarks.values import Instant, Model
+
+
+class VersionKey(NamedTuple):
+    """One version of a rule."""
+
+    rule_id: UUID
+    version: int
+
+
+class FulfilmentKey(NamedTuple):
+    """One fulfilment of one rule; `rule_id` is None for what the event itself does."""
+
+    rule_id: UUID | None
+    fulfilment_index: int
+
+
+class CriterionExplanation(Model):
+    """How one criterion looked at the event."""
+
+    wanted: Criterion
+    """The criterion, as the rule has it."""
+    matched: bool | None
+    """Null where it was not asked: one before it did not match."""
+    saw: str | None
+    """What it found; null where there was nothing to see, or it was not asked."""
+
+
+class FulfilmentExplanation(Model):
+    """What one fulfilment made of the event."""
+
+    wanted: Fulfilment
+    """The fulfilment, as the rule has it."""
+    has_effect: bool
+    """False where the rule did not match or was limited, or there was nothing to do: no whole point, no membership."""
+    amount: int | None = None
+    """The points that were given or taken."""
+    transaction_id: UUID | None = None
+    """Their points transaction."""
+    points_event_id: UUID | None = None
+    """The points event that the transaction is."""
+    expiry_date_time: Instant | None = None
+    """When the membership that was given lapses; null is never."""
+    trigger_id: UUID | None = None
+    """The action event that will be made."""
+    due_at: Instant | None = None
+    """When it will be made."""
+
+
+class RuleExplanation(Model):
+    """How one rule looked at the event."""
+
+    rule_id: UUID
+    version: int
+    name: str
+    matched: bool
+    limited_by: Limited | None
+    """The limit that kept a match from taking effect."""
+    criteria: tuple[CriterionExplanation, ...]
+    fulfilments: tuple[FulfilmentExplanation, ...]
+
+
+class Explanation(Model):
+    """How an event was assessed."""
+
+    depth: int
+    """0; of a points event that followed from another event how many lie before it."""
+    source_event_id: UUID | None
+    """Of such a points event: the event that it followed from."""
+    is_assessed: bool
+    """False of a points event that lies too deep."""
+    rules: tuple[RuleExplanation, ...]
+    """The rules that could match by their nameSpace, reference or campaign, in the order of their effects."""
+
+
+class KeptRule(NamedTuple):
+    """What is kept of one rule, as `compact` writes it."""
+
+    rule_id: str
+    version: int
+    matched: bool
+    limited_by: str | None
+    saw: list[str | None]
+    made: list[list[Any]]
+    """Fulfilment index, id and value of each effect."""
+
+
+def compact(step: Step, transaction_ids: Mapping[FulfilmentKey, UUID]) -> bytes:
+    """Give what is kept of an assessed event, as JSON.
+
+    Args:
+        step: the event and what it did.
+        transaction_ids: the points transactions that were made of its effects.
+    """
+    kept: list[tuple[Any, ...]] = []
+    if step.outcome is not None:
+        made: defaultdict[UUID, list[list[Any]]] = defaultdict(list)
+        for effected in step.outcome.effects:
+            if effected.rule is not None:
+                made[effected.rule.rule_id].append(_made(step.event.event_id, effected, effected.rule, transaction_ids))
+        kept = [
+            (
+                str(considered.rule.rule_id),
+                considered.rule.version,
+                considered.matched,
+                considered.limited,
+                [check.saw for check in considered.checks],
+                made.get(considered.rule.rule_id, []),
+            )
+            for considered in step.outcome.considered
+        ]
+    whole = {"depth": step.depth, "source": step.source_event_id, "assessed": step.outcome is not None, "rules": kept}
+    return orjson.dumps(whole)
+
+
+def _made(event_id: UUID, effected: Effected, rule: Rule, transaction_ids: Mapping[FulfilmentKey, UUID]) -> list[Any]:
+    """Give one effect as it is kept: the fulfilment, the id of what was made, and its value."""
+    index = effected.fulfilment_index
+    match effected.effect:
+        case GivePoints(amount):
+            return [index, transaction_ids.get(FulfilmentKey(rule.rule_id, index)), amount]
+        case JoinSegment(_, lapses_at):
+            return [index, None, lapses_at]
+        case LeaveSegment():
+            return [index, None, None]
+        case ScheduleTrigger(due_at):
+            return [index, trigger_id_of(event_id, rule.rule_id, index), due_at]
+
+
+def versions_named(kept: bytes) -> set[VersionKey]:
+    """Name the versions of rules that are needed to tell it in full."""
+    return {VersionKey(UUID(rule[0]), rule[1]) for rule in orjson.loads(kept)["rules"]}
+
+
+def expand(event_id: UUID, kept: bytes, rules: Mapping[VersionKey, Rule]) -> Explanation:
+    """Tell in full what was kept of an event.
+
+    Args:
+        event_id: the event.
+        kept: what `compact` gave.
+        rules: the versions that `versions_named` names.
+    """
+    whole = orjson.loads(kept)
+    return Explanation(
+        depth=whole["depth"],
+        source_event_id=whole["source"],
+        is_assessed=whole["assessed"],
+        rules=tuple(_rule(event_id, KeptRule(*rule), rules) for rule in whole["rules"]),
+    )
+
+
+def _rule(event_id: UUID, kept: KeptRule, rules: Mapping[VersionKey, Rule]) -> RuleExplanation:
+    rule = rules[VersionKey(UUID(kept.rule_id), kept.version)]
+    made = {index: (made_id, value) for index, made_id, value in kept.made}
+    last = len(kept.saw) - 1
+    return RuleExplanation(
+        rule_id=rule.rule_id,
+        version=rule.version,
+        name=rule.name,
+        matched=kept.matched,
+        limited_by=Limited(kept.limited_by) if kept.limited_by else None,
+        criteria=tuple(
+            CriterionExplanation(
+                wanted=criterion,
+                matched=None if place > last else kept.matched or place < last,
+                saw=None if place > last else kept.saw[place],
+            )
+            for place, criterion in enumerate(rule.criteria)
+        ),
+        fulfilments=tuple(
+            _fulfilment(event_id, rule, index, made.get(index)) for index in range(len(rule.fulfilments))
+        ),
+    )
+
+
+def _fulfilment(event_id: UUID, rule: Rule, index: int, made: tuple[str | None, Any] | None) -> FulfilmentExplanation:
+    wanted = rule.fulfilments[index]
+    if made is None:
+        return FulfilmentExplanation(wanted=wanted, has_effect=False)
+    made_id, value = made
+    match wanted.type:
+        case "points" | "pointsPerUnit":
+            return FulfilmentExplanation(
+                wanted=wanted,
+                has_effect=True,
+                amount=value,
+                transaction_id=made_id,
+                points_event_id=points_event_id(event_id, rule.rule_id, index),
+            )
+        case "trigger":
+            return FulfilmentExplanation(wanted=wanted, has_effect=True, trigger_id=made_id, due_at=value)
+        case _:
+            return FulfilmentExplanation(wanted=wanted, has_effect=True, expiry_date_time=value)
