@@ -94,6 +94,12 @@ class BalanceOutOfRange(Refusal):
     code, status, message = "BalanceOutOfRange", 400, "The balance would pass its bound of 10^15 points."
 
 
+class EventNotFound(Refusal):
+    """The event in the path does not exist."""
+
+    code, status, message = "EventNotFound", 404, "There is no such event."
+
+
 class TooManyEffects(Refusal):
     """What follows from one event has no end in sight: its rules feed each other."""
 

@@ -3,6 +3,7 @@
 So a change counts from the next batch on, wherever the assessor runs, and no announcement of it can be lost.
 """
 
+from collections.abc import Iterable
 from uuid import UUID
 
 import orjson
@@ -10,6 +11,7 @@ from cachetools import LRUCache
 
 from tallymarks import limits
 from tallymarks.database import Connection, Record
+from tallymarks.rules.explanation import VersionKey
 from tallymarks.rules.rule import Rule, RuleVersion
 from tallymarks.rules.rule_set import RuleSet
 from tallymarks.segments import Segment
@@ -43,6 +45,20 @@ async def _read(connection: Connection, tenant_id: UUID, revision: int) -> RuleS
     named = sorted({segment_id for rule in rules for _, segment_id in rule.segments_named()})
     segments = [segment_of(row) for row in await connection.fetch(sql.SELECT_SEGMENTS_NAMED, tenant_id, named)]
     return RuleSet.of(revision, rules, segments)
+
+
+async def rules_of_versions(
+    connection: Connection, tenant_id: UUID, named: Iterable[VersionKey]
+) -> dict[VersionKey, Rule]:
+    """Read rules with the content of the versions named."""
+    in_order = sorted(named)
+    rows = await connection.fetch(
+        sql.SELECT_RULE_VERSIONS_NAMED,
+        tenant_id,
+        [key.rule_id for key in in_order],
+        [key.version for key in in_order],
+    )
+    return {VersionKey(row["rule_id"], row["version"]): rule_of(row) for row in rows}
 
 
 def rule_of(row: Record) -> Rule:

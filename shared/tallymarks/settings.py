@@ -32,3 +32,7 @@ class Settings(BaseSettings):
     """Connections to PostgreSQL that one process holds at the most."""
     confirm_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
     """How long a request waits for the broker's confirm before it answers 503."""
+    explanations: bool = True
+    """Whether assessors keep how each event was assessed: a row for each event."""
+    explanation_days: Annotated[int, Field(ge=1, le=3_650)] = 90
+    """How long segment-expiry leaves them."""

@@ -46,6 +46,8 @@ def test_only_the_database_must_be_named() -> None:
         "topology_prefix": "tallymarks",
         "database_pool_size": 10,
         "confirm_timeout_seconds": 5.0,
+        "explanations": True,
+        "explanation_days": 90,
     }
 
 
@@ -61,6 +63,8 @@ def test_only_the_database_must_be_named() -> None:
         ("topology_prefix", "a.b-c_9", "a.b-c_9"),
         ("database_pool_size", "2", 2),
         ("confirm_timeout_seconds", "0.5", 0.5),
+        ("explanations", "false", False),
+        ("explanation_days", "1", 1),
     ],
 )
 def test_every_setting_is_a_variable(environment: pytest.MonkeyPatch, name: str, text: str, value: object) -> None:

@@ -12,7 +12,7 @@ from tallymarks.database import Database
 from tallymarks.health import add_health_routes
 from tallymarks.service import connected, listening, new_id, prepared_broker, run_service, utc_now
 from tallymarks.settings import Settings
-from tallymarks_api import admin, customers, events, redemptions, rules, search, segments
+from tallymarks_api import admin, assessments, customers, events, redemptions, rules, search, segments
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
@@ -27,6 +27,7 @@ ENDPOINTS = (
     *search.ENDPOINTS,
     *segments.ENDPOINTS,
     *events.ENDPOINTS,
+    *assessments.ENDPOINTS,
     *redemptions.ENDPOINTS,
     *rules.ENDPOINTS,
     *admin.ENDPOINTS,

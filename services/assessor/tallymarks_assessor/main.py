@@ -24,7 +24,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Run until stopped: the batch under way is finished and acknowledged, what is waiting goes back to its queue."""
     committed = asyncio.Event()
     async with opened_parts(settings, NAME) as (database, broker):
-        assessor = Assessor(database, broker.topology, now=utc_now, new_id=new_id)
+        assessor = Assessor(database, broker.topology, now=utc_now, new_id=new_id, explains=settings.explanations)
         batches = Batches(database, broker.topology, assessor, now=utc_now, new_id=new_id, committed=committed)
 
         async def broker_is_up() -> bool:

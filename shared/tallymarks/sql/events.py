@@ -67,6 +67,12 @@ CROSS JOIN LATERAL (
 ) AS counted
 """
 
+SELECT_ASSESSED = """
+SELECT event_id, tenant_id, customer_id, event_type, created_at, assessed_at
+FROM events
+WHERE tenant_id = $1 AND event_id = $2
+"""
+
 SEARCH_OF_CUSTOMER = """
 -- A page of one customer's events, newest first.
 SELECT

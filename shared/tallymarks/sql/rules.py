@@ -90,6 +90,18 @@ WHERE
     AND (v.effective_from < v.effective_to) IS NOT FALSE
 """
 
+SELECT_RULE_VERSIONS_NAMED = """
+-- The given versions of rules ($2, $3: side by side), as explanations name them.
+SELECT
+    r.rule_id, r.tenant_id, r.status, v.definition, v.version, v.effective_from, v.effective_to, r.created_at,
+    r.changed_at
+FROM unnest($2::uuid[], $3::bigint[]) AS named (rule_id, version)
+INNER JOIN rules AS r ON r.tenant_id = $1 AND r.rule_id = named.rule_id
+INNER JOIN rule_versions AS v
+    ON v.tenant_id = $1 AND v.tenant_id = r.tenant_id AND v.rule_id = named.rule_id AND v.version = named.version
+WHERE r.tenant_id = $1 AND v.tenant_id = $1
+"""
+
 INSERT_SEGMENT = """
 INSERT INTO segments (
     tenant_id, segment_id, name, display_name, description, status, expiry, created_at, changed_at
