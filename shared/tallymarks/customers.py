@@ -1,5 +1,6 @@
 """Customers: what is posted, what is answered, and how a change applies."""
 
+import re
 from datetime import datetime
 from typing import Annotated
 from uuid import UUID
@@ -123,6 +124,22 @@ def _given(fields: CustomerFields) -> dict[str, object]:
 def fold(text: str) -> str:
     """How texts are compared without regard to case: done here, so that no locale of a database decides it."""
     return text.casefold()
+
+
+def has_trigram(keyword: str) -> bool:
+    """Whether the trigram index can serve a folded keyword: letters and digits only are in it, in threes.
+
+    Of ASCII, since what else is a letter depends on the database's locale.
+    """
+    return re.search("[a-z0-9]{3}", keyword) is not None
+
+
+def search_pieces(keyword: str) -> list[str]:
+    """What a text that contains the folded keyword has among its pieces: the pairs of neighbours, or its one character.
+
+    The pieces of a text are made by the SQL function of this name.
+    """
+    return [keyword[at : at + 2] for at in range(len(keyword) - 1)] or [keyword]
 
 
 def search_text(customer: Customer) -> str:

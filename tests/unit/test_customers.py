@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tallymarks.customers import Customer, CustomerChange, NewCustomer, change, fold, register, search_text
+from tallymarks.customers import (
+    Customer,
+    CustomerChange,
+    NewCustomer,
+    change,
+    fold,
+    has_trigram,
+    register,
+    search_pieces,
+    search_text,
+)
 from tests.parts import START
 from tests.unit.builders import CUSTOMER, OTHER_CUSTOMER, TENANT, generated, texts
 
@@ -142,6 +152,20 @@ class TestSearchText:
         for name in (first, last):
             part = name[start : start + length]
             assert fold(part) in text
+
+    @pytest.mark.parametrize("keyword", ["ada", "c-100", "ada@", "müller", "0171/22"])
+    def test_three_letters_or_digits_in_a_row_are_a_trigram(self, keyword: str) -> None:
+        assert has_trigram(keyword)
+
+    @pytest.mark.parametrize("keyword", ["a", "ad", "a-b-c", "@de", "...", "___", "дом", "日本語", "a%b_c"])
+    def test_what_the_trigram_index_may_not_have_in_any_locale_is_none(self, keyword: str) -> None:
+        assert not has_trigram(keyword)
+
+    @pytest.mark.parametrize(
+        ("keyword", "pieces"), [("a", ["a"]), ("日", ["日"]), ("ab", ["ab"]), ("a-b\\", ["a-", "-b", "b\\"])]
+    )
+    def test_the_pieces_of_a_keyword_are_its_pairs_or_its_one_character(self, keyword: str, pieces: list[str]) -> None:
+        assert search_pieces(keyword) == pieces
 
     def test_folding_knows_more_than_ascii(self) -> None:
         assert fold("STRASSE") == fold("Straße")

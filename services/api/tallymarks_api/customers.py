@@ -15,7 +15,9 @@ from tallymarks.customers import (
     NewCustomer,
     change,
     fold,
+    has_trigram,
     register,
+    search_pieces,
     search_text,
 )
 from tallymarks.database import Connection, Record
@@ -128,12 +130,17 @@ async def search_customers(call: Call[Nothing, CustomerSearch, None]) -> Answer:
 
 
 async def _search(connection: Connection, tenant_id: UUID, after: UUID, rows_wanted: int, keyword: str) -> list[Record]:
-    """Find customers with the keyword: a common one among the next few in order, a rare one by the index."""
-    pattern = containing(fold(keyword))
+    """Find customers with the keyword: a common one among the next few in order, a rare one by an index."""
+    folded = fold(keyword)
+    pattern = containing(folded)
     found = await connection.fetch(sql.SEARCH_NEARBY, tenant_id, after, rows_wanted, pattern, limits.SEARCH_NEARBY_MAX)
     if len(found) < rows_wanted:
         await connection.execute(sql.ACT_AS_SEARCHER)
-        found = await connection.fetch(sql.SEARCH_IDS, tenant_id, after, rows_wanted, pattern)
+        page = (tenant_id, after, rows_wanted, pattern)
+        if has_trigram(folded):
+            found = await connection.fetch(sql.SEARCH_IDS_BY_TRIGRAMS, *page)
+        else:
+            found = await connection.fetch(sql.SEARCH_IDS_BY_PIECES, *page, search_pieces(folded))
         await connection.execute(sql.ACT_AS_SERVICE)
     rows: list[Record] = await connection.fetch(sql.SELECT_FOUND, tenant_id, [row["customer_id"] for row in found])
     return rows

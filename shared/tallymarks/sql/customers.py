@@ -112,7 +112,7 @@ LIMIT $3
 """
 
 ACT_AS_SEARCHER = """
--- The role that may use the trigram index (the migration says why); until ACT_AS_SERVICE or the end.
+-- The role that may use the search indexes (the migration says why); until ACT_AS_SERVICE or the end.
 SELECT set_config('role', 'tallymarks_searcher', true)
 """
 
@@ -120,11 +120,21 @@ ACT_AS_SERVICE = """
 SELECT set_config('role', 'tallymarks_service', true)
 """
 
-SEARCH_IDS = """
+SEARCH_IDS_BY_TRIGRAMS = """
 -- The ids of all customers with a rare pattern (SEARCH_NEARBY did not fill the page), by the trigram index.
 -- Materialized, or the planner would rather walk all customers in the order of ids than sort the few that it finds.
 WITH found AS MATERIALIZED (
     SELECT customer_id FROM customers WHERE tenant_id = $1 AND search_text LIKE $4
+)
+SELECT customer_id FROM found WHERE customer_id > $2 ORDER BY customer_id LIMIT $3
+"""
+
+SEARCH_IDS_BY_PIECES = """
+-- The same for a keyword without a trigram, by its pieces ($5): one or two characters, or little but punctuation.
+WITH found AS MATERIALIZED (
+    SELECT customer_id
+    FROM customers
+    WHERE tenant_id = $1 AND search_pieces(search_text) @> $5::text[] AND search_text LIKE $4
 )
 SELECT customer_id FROM found WHERE customer_id > $2 ORDER BY customer_id LIMIT $3
 """

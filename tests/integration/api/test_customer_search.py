@@ -1,13 +1,16 @@
 """Searching customers: by keyword, and page by page."""
 
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tallymarks import limits
+from tallymarks.customers import search_pieces
 from tallymarks.database import Database
 from tallymarks.service import new_id
 from tallymarks.sql import customers as sql
@@ -130,9 +133,47 @@ async def test_rare_and_common_keywords_are_found_page_by_page_near_and_far(
             assert await found(api, keyword, limit=limit) == expected, (keyword, limit)
 
 
-async def test_a_rare_keyword_is_looked_up_in_the_index(
-    database: Database, tenant: Tenant, assessor: Assessor, owner: asyncpg.Connection
+async def test_any_keyword_of_few_letters_finds_what_has_it_near_and_far(
+    api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "SEARCH_NEARBY_MAX", 1)
+    names = ["(-) 'x' \"y\"", "{a,b}", "a\\b", "a b", "NULL", "ab日本", "🎉é", "e\u0301", "..", "xyx", "x"]
+    by_name = {name: (await a_customer(api, firstName=name))["customerId"] for name in names}
+    for name in names:
+        for start, end in combinations(range(len(name) + 1), 2):
+            keyword = name[start:end]
+            expected = sorted(by_name[one] for one in names if keyword.casefold() in one.casefold())
+            assert await found(api, keyword) == expected, keyword
+    for keyword in ("b a", "-(", "日ab", "yy", "\\\\", "...", "é🎉"):
+        assert await found(api, keyword) == [], keyword
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=TEXTS, start=st.integers(0, 19), length=st.integers(1, 20))
+async def test_the_pieces_of_a_part_are_among_those_of_the_whole(
+    owner: asyncpg.Connection, text: str, start: int, length: int
+) -> None:
+    keyword = text[start : start + length] or text
+    pieces = await owner.fetchval("SELECT search_pieces($1)", text)
+    assert set(search_pieces(keyword)) <= set(pieces)
+    assert len(pieces) == 2 * len(text) - 1
+
+
+INDEXED: dict[str, tuple[str, str, list[object]]] = {
+    "customers_search_text_idx": (sql.SEARCH_IDS_BY_TRIGRAMS, "search_text ~~", ["%keyword%"]),
+    "customers_search_pieces_idx": (sql.SEARCH_IDS_BY_PIECES, "search_pieces(search_text) @>", ["%(-%", ["(-"]]),
+}
+"""Index → the statement that it serves, the condition, and what is looked for."""
+
+
+@pytest.mark.parametrize("index", INDEXED)
+async def test_a_rare_keyword_is_looked_up_in_an_index(
+    database: Database, tenant: Tenant, assessor: Assessor, owner: asyncpg.Connection, index: str
+) -> None:
+    statement, condition, wanted = INDEXED[index]
     await bare_customers(assessor, tenant, [new_id() for _ in range(2000)])
     await owner.execute("UPDATE customers SET search_text = md5(customer_id::text)")
     await owner.execute("VACUUM ANALYZE customers")
@@ -140,10 +181,10 @@ async def test_a_rare_keyword_is_looked_up_in_the_index(
         # So few rows are read through faster: whether the index could serve is the question.
         await connection.execute("SET LOCAL enable_seqscan = off")
         await connection.execute(sql.ACT_AS_SEARCHER)
-        plan = await connection.fetch(f"EXPLAIN {sql.SEARCH_IDS}", tenant.tenant_id, new_id(), 51, "%keyword%")
+        plan = await connection.fetch(f"EXPLAIN {statement}", tenant.tenant_id, new_id(), 51, *wanted)
     text = "\n".join(row[0] for row in plan)
-    assert "customers_search_text_idx" in text
-    assert "search_text ~~" in next(row[0] for row in plan if "Index Cond" in row[0]), text
+    assert index in text
+    assert condition in next(row[0] for row in plan if "Index Cond" in row[0]), text
 
 
 async def test_a_page_holds_50_unless_told_and_100_at_the_most(

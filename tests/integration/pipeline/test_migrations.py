@@ -58,6 +58,8 @@ async def schema_of(url: str) -> dict[str, list[Any]]:
         "policies": "SELECT tablename, policyname, roles, cmd, qual FROM pg_policies ORDER BY 1, 2",
         "grants": "SELECT grantee, table_name, privilege_type FROM information_schema.role_table_grants"
         " WHERE table_schema = 'public' ORDER BY 1, 2, 3",
+        "functions": "SELECT proname, provolatile, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+        " AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e') ORDER BY 1",
         "secured": "SELECT relname FROM pg_class WHERE relrowsecurity ORDER BY 1",
     }
     found = {name: [tuple(row) for row in await connection.fetch(query)] for name, query in queries.items()}
@@ -101,7 +103,7 @@ async def test_what_goes_up_comes_down_and_goes_up_again(database_url: str) -> N
             await dbmate(database_url, "rollback")
     down = await schema_of(database_url)
     assert {row[0] for row in down["columns"]} == {"schema_migrations"}
-    assert down["policies"] == []
+    assert down["policies"] == down["functions"] == []
     await dbmate(database_url, "migrate")
     assert await schema_of(database_url) == before
 

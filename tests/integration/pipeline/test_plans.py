@@ -87,12 +87,20 @@ SEARCH = f"{PERIOD}, {NIL}, 51"
 
 STATEMENTS = {
     "a rare keyword": planned(
-        customers.SEARCH_IDS, f"{TENANT_ID}, {NIL}, 51, '%abcdef%'", "customers_search_text_idx",
+        customers.SEARCH_IDS_BY_TRIGRAMS, f"{TENANT_ID}, {NIL}, 51, '%abcdef%'", "customers_search_text_idx",
         role="tallymarks_searcher",
     ),
     "a rare keyword, a later page": planned(
-        customers.SEARCH_IDS, f"{TENANT_ID}, {ONE_ID}, 51, '%abcdef%'", "customers_search_text_idx",
+        customers.SEARCH_IDS_BY_TRIGRAMS, f"{TENANT_ID}, {ONE_ID}, 51, '%abcdef%'", "customers_search_text_idx",
         role="tallymarks_searcher",
+    ),
+    "a rare keyword of two characters": planned(
+        customers.SEARCH_IDS_BY_PIECES, f"{TENANT_ID}, {NIL}, 51, '%zq%', '{{zq}}'", "customers_search_pieces_idx",
+        role="tallymarks_searcher",
+    ),
+    "a rare keyword without a letter": planned(
+        customers.SEARCH_IDS_BY_PIECES, f"{TENANT_ID}, {ONE_ID}, 51, '%(-)%', '{{(-,-)}}'",
+        "customers_search_pieces_idx", role="tallymarks_searcher",
     ),
     "a common keyword": planned(
         customers.SEARCH_NEARBY, f"{TENANT_ID}, {NIL}, 51, '%example%', 1000", "customers_pkey"

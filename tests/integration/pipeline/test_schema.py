@@ -87,6 +87,8 @@ async def test_every_reference_begins_with_the_tenant_on_both_sides(owner: async
         "SELECT evtname FROM pg_event_trigger",
         "SELECT relname FROM pg_class WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace",
         "SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = 'public'::regnamespace",
+        "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND provolatile <> 'i'"
+        " AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e')",
         "SELECT column_name FROM information_schema.columns"
         " WHERE table_schema = 'public' AND (column_default IS NOT NULL OR is_generated <> 'NEVER')",
         "SELECT column_name FROM information_schema.columns"
