@@ -21,6 +21,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -28,6 +29,9 @@ import asyncpg
 from tallymarks_local.postgres import PostgresServer, create_database_statement
 from tallymarks_local.rabbitmq import AMQP_PORT, RabbitmqNode, answers_amqp, has_container_engine, rabbitmq_server
 from tallymarks_local.servers import POLL_SECONDS, LocalServer, wait_until_ready
+
+if TYPE_CHECKING:
+    from testcontainers.core.container import DockerContainer
 
 RUN_DIRECTORY_VARIABLE = "TALLYMARKS_TEST_RUN_DIRECTORY"
 POSTGRES_IMAGE = "postgres:18"
@@ -84,8 +88,7 @@ class ServersOfRun:
             from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - slow, seldom needed
 
             container = PostgresContainer(POSTGRES_IMAGE, command=f"postgres -c max_connections={MAX_CONNECTIONS}")
-            container.start()
-            self._write("postgres.container", container.get_wrapped_container().id)
+            self._start_container("postgres", container)
             return str(container.get_connection_url(driver=None))
         server = PostgresServer(self.directory / "postgres", {"max_connections": MAX_CONNECTIONS})
         self._started.append(server)
@@ -97,8 +100,8 @@ class ServersOfRun:
         if has_container_engine():
             from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - slow, seldom needed
 
-            container = DockerContainer(RABBITMQ_IMAGE).with_exposed_ports(AMQP_PORT).start()
-            self._write("rabbitmq.container", container.get_wrapped_container().id)
+            container = DockerContainer(RABBITMQ_IMAGE).with_exposed_ports(AMQP_PORT)
+            self._start_container("rabbitmq", container)
             host, port = container.get_container_host_ip(), int(container.get_exposed_port(AMQP_PORT))
             while not answers_amqp(host, port):  # the test's own timeout ends a wait for nothing
                 time.sleep(POLL_SECONDS)
@@ -108,6 +111,19 @@ class ServersOfRun:
         server.start()
         wait_until_ready(server)
         return server.url
+
+    def _start_container(self, name: str, container: "DockerContainer") -> None:
+        """Start a container, also where that fails halfway one for `stop` to remove."""
+        from testcontainers.core.config import testcontainers_config  # noqa: PLC0415 - slow, seldom needed
+
+        # The library's own remover takes a container away when the process that started it ends: here that is one of
+        # several workers, and the others may still be testing.
+        testcontainers_config.ryuk_disabled = True
+        try:
+            container.start()
+        finally:
+            if (started := container.get_wrapped_container()) is not None:
+                self._write(f"{name}.container", started.id)
 
     def _make_template(self) -> str:
         name = TEMPLATE_PREFIX + os.urandom(4).hex()
