@@ -79,15 +79,13 @@ LIMIT $4
 """
 
 SELECT_ACTIVE_RULE_VERSIONS = """
--- Bounded likewise. Those that never began are left out: they look at no event, however old it is.
+-- Bounded likewise. All of them: an event may be older than the newest.
 SELECT
     r.rule_id, r.tenant_id, r.status, v.definition, v.version, v.effective_from, v.effective_to, r.created_at,
     r.changed_at
 FROM rules AS r
 INNER JOIN rule_versions AS v ON r.tenant_id = v.tenant_id AND r.rule_id = v.rule_id
-WHERE
-    r.tenant_id = $1 AND v.tenant_id = $1 AND r.status = 'active'
-    AND (v.effective_from < v.effective_to) IS NOT FALSE
+WHERE r.tenant_id = $1 AND v.tenant_id = $1 AND r.status = 'active'
 """
 
 SELECT_RULE_VERSIONS_NAMED = """
