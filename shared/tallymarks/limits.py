@@ -59,6 +59,23 @@ POINTS_DEPTH_MAX = 3
 EFFECTS_PER_EVENT_MAX = 1_000
 """Effects of one event with all that follows from it; beyond, it is put aside rather than half assessed."""
 
+# Expressions: each is costed when its rule is saved, for the largest order and customer that there can be.
+EXPRESSION_LENGTH_MAX = 1_000
+EXPRESSION_STEPS_MAX = 2_000_000
+"""A step is about 10 ns, so 20 ms in the very worst case; what compares two fields takes 10 steps."""
+EXPRESSION_STEPS_SHARED_MAX = 1_000
+"""Expressions that take more give back their memory one by one, not only with the event."""
+EXPRESSION_ITERATIONS_MAX = 10_000
+"""The library's own budget for one evaluation, which it cannot be given another value for."""
+EXPRESSION_PATTERN_LENGTH_MAX = 100
+EXPRESSION_PATTERN_REPEATS_MAX = 100
+EXPRESSION_SEGMENTS_MAX = 1_000
+"""A customer in more of them is a reason for an expression that asks for segments not to match."""
+EXPRESSION_FIELDS_SEEN_MAX = 8
+"""What the explanation says about one expression."""
+EXPRESSIONS_CACHED_MAX = 10_000
+"""Compiled ones, by their text: a change of one rule compiles no other anew."""
+
 # What a service holds at a time.
 MESSAGE_EVENTS_MAX = 250
 MESSAGE_BYTES_MAX = 256 * 1024

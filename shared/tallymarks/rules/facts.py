@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from tallymarks.events import EventBase, EventType, PointsEvent, created_at_of
@@ -119,6 +119,8 @@ class Facts:
     """The balance before the event's own points were moved: for a points event, without them."""
     windows: Mapping[Window, int] = field(default_factory=dict)
     """What was read of the past before this transaction; a window that is not there counts 0."""
+    memo: dict[type, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
+    """What some criterion has worked out of the rest, for others of its kind that look at the same event."""
 
     @property
     def totals_after(self) -> Totals:
