@@ -80,6 +80,14 @@ LongText = Annotated[
 ]
 """Up to 2,000 characters, no NUL."""
 
+ExpressionText = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=limits.EXPRESSION_LENGTH_MAX),
+    AfterValidator(_without_nul),
+    Field(json_schema_extra={"pattern": "^[^\\u0000]*$"}),
+]
+"""Up to 1,000 characters, no NUL; whether it is an expression is told where a rule is looked at as a whole."""
+
 EmailAddress = Annotated[
     str,
     StringConstraints(

@@ -105,6 +105,24 @@ _segments = _fields(segmentId=st.sampled_from([str(SEGMENT), str(OTHER_SEGMENT)]
 _purchase_texts = _fields(operator=st.sampled_from(["equals", "beginsWith", "notEquals"]), value=_some_texts)
 _filters = st.none() | _some_texts
 
+EXPRESSIONS = (
+    "true",
+    "event.nameSpace.startsWith('A') || has(event.campaign)",
+    "event.attributes.exists(a, a.key == 'A' && double(a.value) > 0.0)",
+    "event.createdAt.getFullYear('Europe/Berlin') > 2000 && now - customer.createdAt >= duration('1s')",
+    "customer.balance / totals.counts.order > totals.pointsEarned % totals.counts.points",
+    "totals.spend + totals.values.order * 2.0 > 10.0 || segments.exists(s, s.endsWith('8'))",
+    "event.action.amount / event.action.amount == 1.0",
+    "event.action.count * 9223372036854775807 > 0",
+    "event.order.items.all(i, i.price * double(i.quantity) > 1.0 && i.tags.size() < 2 && i.sku.matches('^[A-Z]+'))",
+    "event.order.items[1].tags[0] == event.order.payments.map(p, p.bin)[1]",
+    "event.basket.items.exists_one(i, i.tags.exists(t, t > i.sku)) && has(event.basket.taxTotal)",
+    "string(event.transaction.amount).contains('e') || int(event.transaction.amount) == 1",
+    "event.points.quantity + 9223372036854775807 > customer.balance",
+    "event.redemption.points > 100 && timestamp(event.redemption.description) > now",
+    "event.anniversary.years in [1, 2, 5]",
+)
+
 GENERATED: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "everyEvent": st.just({}),
     "nameSpace": _fields(operator=st.sampled_from(["equals", "beginsWith"]), value=_some_texts),
@@ -143,6 +161,7 @@ GENERATED: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "balance": _compared(_points),
     "lifetimePoints": _compared(_points),
     "yearsSinceJoining": _compared(_counts),
+    "expression": _fields(expression=st.sampled_from(EXPRESSIONS)),
 }
 """Criterion → its fields but for the type."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from tallymarks.rules.criteria_expression import Expression
 from tallymarks.rules.criteria_measures import (
     ActionAmount,
     ActionCount,
@@ -96,7 +97,7 @@ MeasureCriterion = (
 """On actions, transactions, points events and anniversaries."""
 
 Criterion = Annotated[
-    SharedCriterion | MemoryCriterion | PurchaseCriterion | MeasureCriterion,
+    SharedCriterion | MemoryCriterion | PurchaseCriterion | MeasureCriterion | Expression,
     Field(discriminator="type"),
 ]
 """The registry of criteria."""

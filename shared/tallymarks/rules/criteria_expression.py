@@ -5,21 +5,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tallymarks import limits
 from tallymarks.events import EventType
 from tallymarks.rules.criterion import RULE_TYPES, Check, CriterionBase
 from tallymarks.rules.expression_review import Fault
 from tallymarks.rules.expressions import Program, compiled
 from tallymarks.rules.facts import Facts
-from tallymarks.values import Text
+from tallymarks.values import ExpressionText
 
 
 class Expression(CriterionBase):
     """Matches when a CEL expression over `event`, `customer`, `totals`, `segments` and `now` is true."""
 
     type: Literal["expression"]
-    expression: Annotated[Text, Field(min_length=1, max_length=limits.EXPRESSION_LENGTH_MAX)]
+    expression: Annotated[ExpressionText, Field(examples=["event.order.total > 50.0"])]
     """Its result must be true or false; docs/expressions.md tells what it may hold."""
+
+    @property
+    def sees_memberships(self) -> bool:
+        """Whether it asks for segments."""
+        return isinstance(self.program, Program) and self.program.asks_segments
 
     @cached_property
     def program(self) -> Program | Fault:
@@ -37,7 +41,3 @@ class Expression(CriterionBase):
         """Name the types of event that have the fields it looks at; all of them where it cannot be read."""
         program = self.program
         return RULE_TYPES if isinstance(program, Fault) else RULE_TYPES & program.event_types
-
-    def asks_memberships(self) -> bool:
-        """Tell whether it looks at segments."""
-        return isinstance(self.program, Program) and self.program.asks_segments

@@ -47,6 +47,11 @@ class CriterionBase(Model):
     type: str
     """Which kind it is: each has its own."""
 
+    @property
+    def sees_memberships(self) -> bool:
+        """Whether it looks at memberships without naming their segments."""
+        return False
+
     @abstractmethod
     def check(self, facts: Facts) -> Check:
         """Look at the event and the customer; never raises on a valid event."""

@@ -192,7 +192,7 @@ class Review:
             self._look_at_loop(expr, times, bound)
 
     def _look_at_field(self, expr: Any, bound: frozenset[str]) -> None:
-        steps: list[str] = []
+        place, steps = expr, list[str]()
         while expr.HasField("select"):
             steps.append(expr.select.field)
             expr = expr.select.operand
@@ -201,6 +201,8 @@ class Review:
         path = Path((expr.name.name, *reversed(steps)))
         if path.steps[0] == "event" and path.steps[1] in BODIES:
             self.event_types &= BODIES[path.steps[1]]
+            if not self.event_types:
+                self._refuse(place, "no event has this field together with those before it")
         if not any(known.steps[: len(path.steps)] == path.steps for known in self.paths):
             self.paths[path] = None
 

@@ -34,6 +34,7 @@ _TEXTS = cel.NewEnv(variables={"text": cel.Type.STRING})
 _MATCHES = _TEXTS.compile("''.matches(text) == true")
 _IN_TIME_ZONE = _TEXTS.compile("timestamp(0).getHours(text) >= 0")
 
+_OVERLOAD = re.compile(r"found no matching overload for '(.+)' applied to '(.+)'")
 _FAULT = re.compile(r"ERROR: <input>:(-?[0-9]+):(-?[0-9]+): (.*)")
 _NOISE = re.compile(r"^[A-Z_]+: | expecting \{.*| \(in container ''\)|tallymarks\.(?=[A-Z])| \[[A-Z_]+\]$")
 """What the library adds to a message: its kind of error before and behind, all that could follow, the packages."""
@@ -144,7 +145,8 @@ def _fault(text: str) -> Fault:
 
 
 def _without_noise(text: str) -> str:
-    return _NOISE.sub("", _NOISE.sub("", text)).strip()
+    text = _NOISE.sub("", _NOISE.sub("", text)).strip()
+    return _OVERLOAD.sub(lambda found: f"{found[1].replace('_', '').lstrip('@')} does not take {found[2]}", text)
 
 
 def _cut(text: str) -> str:

@@ -14,7 +14,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from tallymarks.events import EventType
 from tallymarks.rules.claims import Allowed, both
 from tallymarks.rules.criteria import Criterion
+from tallymarks.rules.criteria_expression import Expression
 from tallymarks.rules.criteria_memory import CountSince
+from tallymarks.rules.expression_review import Fault
 from tallymarks.rules.fulfilments import AddToSegment, Fulfilment, RemoveFromSegment
 from tallymarks.values import format_instant
 
@@ -39,6 +41,7 @@ def problems(
     Only what is certain is a problem: what contradicts itself in an `expression`, or only together with what a customer
     can be, is left to whoever tries the rule.
     """
+    yield from _faults(criteria)
     yield from _misfits(event_type, "criteria", criteria)
     yield from _misfits(event_type, "fulfilments", fulfilments)
     yield from _contradictions(event_type, criteria)
@@ -62,6 +65,12 @@ def require(found: Iterator[Problem], title: str) -> None:
     ]
     if details:
         raise ValidationError.from_exception_data(title, details)
+
+
+def _faults(criteria: Sequence[Criterion]) -> Iterator[Problem]:
+    for index, criterion in enumerate(criteria):
+        if isinstance(criterion, Expression) and isinstance(criterion.program, Fault):
+            yield Problem(("criteria", index, "expression"), str(criterion.program), criterion.expression)
 
 
 def _misfits(event_type: EventType, kind: str, parts: Sequence[Criterion] | Sequence[Fulfilment]) -> Iterator[Problem]:
