@@ -8,6 +8,8 @@ import pytest
 from tallymarks.broker import Topology
 from tallymarks.database import Database
 from tallymarks.service import new_id
+from tallymarks_calendar.anniversaries import Anniversaries
+from tallymarks_calendar.triggers import Triggers
 from tallymarks_segment_expiry.sweep import Sweeper
 from tests.integration.pipeline.parts import Ran, run_command
 from tests.parts import Clock
@@ -17,6 +19,18 @@ from tests.parts import Clock
 def sweeper(database: Database, topology: Topology, clock: Clock) -> Sweeper:
     """The sweep, not running by itself."""
     return Sweeper(database, topology, now=clock, new_id=new_id, committed=asyncio.Event())
+
+
+@pytest.fixture
+def anniversaries(database: Database, topology: Topology, clock: Clock) -> Anniversaries:
+    """The calendar's anniversaries, not running by themselves."""
+    return Anniversaries(database, topology, now=clock, new_id=new_id, committed=asyncio.Event())
+
+
+@pytest.fixture
+def triggers(database: Database, topology: Topology, clock: Clock) -> Triggers:
+    """The calendar's triggers, not running by themselves."""
+    return Triggers(database, topology, now=clock, new_id=new_id, committed=asyncio.Event())
 
 
 @pytest.fixture

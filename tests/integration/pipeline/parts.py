@@ -17,19 +17,20 @@ from uuid import UUID
 import asyncpg
 from aio_pika.abc import AbstractIncomingMessage
 
-from tallymarks import dead_letters, limits, outbox
+from tallymarks import dead_letters, ledger, limits, outbox, triggers
 from tallymarks.broker import Broker, OutgoingMessage
 from tallymarks.database import Database
 from tallymarks.events import (
     ActionEvent,
     AnyEvent,
     EventBase,
+    EventMessage,
     Order,
     OrderEvent,
     PointsEvent,
     PointsQuantity,
 )
-from tallymarks.messages import event_messages
+from tallymarks.messages import event_messages, read_events
 from tallymarks.service import new_id
 from tallymarks.sql import ledger as ledger_sql
 from tallymarks_assessor.assess import Assessed, Assessor
@@ -37,6 +38,7 @@ from tallymarks_assessor.batches import Batches
 from tests.parts import START, ApiClient, Clock
 
 SCRIPTS = Path(sys.executable).parent
+FOLLOW_UP = "Customer.FollowUp"
 RULES, SEGMENTS = "/api/v1/admin/rules", "/api/v1/admin/segments"
 
 
@@ -146,6 +148,42 @@ async def insert_lapsed(owner: asyncpg.Connection, tenant_id: UUID, now: datetim
         number,
         timeout=300,
     )
+
+
+# --- what falls due ---------------------------------------------------------------------------------------------------
+
+
+async def join(database: Database, tenant_id: UUID, customer_ids: Iterable[UUID], at: datetime) -> None:
+    """Make customers who joined at this instant."""
+    async with database.transaction(tenant_id) as connection:
+        await ledger.create_missing_customers(connection, tenant_id, customer_ids, at)
+
+
+def trigger(ids: Callable[[], UUID], due_at: datetime = START, **fields: Any) -> triggers.Trigger:
+    """A trigger, of a customer of its own unless `fields` say whose."""
+    filled = {"name_space": FOLLOW_UP, "reference": None, "source_event_id": ids(), "depth": 1, **fields}
+    return triggers.Trigger(**{"trigger_id": ids(), "customer_id": ids(), "due_at": due_at, **filled})
+
+
+async def schedule(database: Database, tenant_id: UUID, due: Iterable[triggers.Trigger], at: datetime = START) -> None:
+    """Write triggers as an assessor does."""
+    async with database.transaction(tenant_id) as connection:
+        await triggers.write(connection, tenant_id, list(due), at)
+
+
+async def messages_in_outbox(owner: asyncpg.Connection) -> list[EventMessage]:
+    """The messages with events that wait to be relayed, oldest first; each must be bounded and of one partition."""
+    rows = await owner.fetch("SELECT * FROM outbox ORDER BY outbox_id")
+    messages = [read_events(row["body"]) for row in rows]
+    assert all(len(message.events) <= limits.MESSAGE_EVENTS_MAX for message in messages)
+    assert all(row["tenant_id"] == message.tenant_id for row, message in zip(rows, messages, strict=True))
+    return messages
+
+
+async def events_in_outbox(owner: asyncpg.Connection, tenant_id: UUID) -> list[AnyEvent]:
+    """The tenant's events that wait to be relayed."""
+    messages = await messages_in_outbox(owner)
+    return [event for message in messages if message.tenant_id == tenant_id for event in message.events]
 
 
 # --- what became of it -----------------------------------------------------------------------------------------------

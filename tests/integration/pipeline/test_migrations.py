@@ -24,8 +24,10 @@ from tallymarks.service import new_id, utc_now
 from tallymarks.sql import rules as sql
 from tallymarks.tenants import create_api_key, create_tenant
 from tallymarks_assessor.assess import Assessor
+from tallymarks_calendar.anniversaries import Anniversaries
+from tallymarks_calendar.triggers import Triggers
 from tallymarks_segment_expiry.sweep import Sweeper
-from tests.integration.pipeline.parts import count, insert_lapsed, points, run_command, seeded_ids
+from tests.integration.pipeline.parts import count, insert_lapsed, points, run_command, schedule, seeded_ids, trigger
 from tests.parts import Clock
 from tests.servers import database_url as database_url_of
 from tests.servers import drop_database
@@ -199,6 +201,11 @@ async def test_a_login_of_the_services_role_can_do_all_that_the_services_do(
     sweeper = Sweeper(database, topology, now=clock, new_id=new_id, committed=asyncio.Event())
     assert await sweeper.sweep(asyncio.Event()) == 3
     assert await count(owner, "segment_lapses") == 3
+    await schedule(database, tenant.tenant_id, [trigger(ids, clock())], clock())
+    clock.advance(days=366)
+    for calendar in (Anniversaries, Triggers):
+        part = calendar(database, topology, now=clock, new_id=new_id, committed=asyncio.Event())
+        assert await part.publish_due(asyncio.Event()) == 1
     async with database.connection() as connection:
         assert await connection.fetchval("SELECT current_user") == "tallymarks_service"
     await database.close()

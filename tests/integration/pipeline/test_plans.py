@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from tallymarks.sql import customers, events, ledger, memberships, tenancy
+from tallymarks.sql import anniversaries, customers, events, ledger, memberships, tenancy, triggers
 from tests.servers import copy_database, drop_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -51,6 +51,9 @@ FROM events;
 INSERT INTO segment_memberships
 SELECT tenant_id, customer_id, '{SEGMENT}', now(), now(), NULL, now() + random() * interval '100 days'
 FROM customers WHERE tenant_id = '{TENANT}' LIMIT 50000;
+INSERT INTO triggers
+SELECT tenant_id, customer_id, customer_id, now() + random() * interval '1 year', 'Due', NULL, customer_id, 1, now()
+FROM customers;
 ANALYZE;
 """
 
@@ -143,6 +146,23 @@ STATEMENTS = {
     "tenants with lapsed memberships": planned(
         memberships.SELECT_TENANTS_WITH_LAPSED, f"{NIL}, now(), 100", "segment_memberships_expiry_idx",
         role="tallymarks_housekeeper",
+    ),
+    "anniversaries that have come": planned(
+        anniversaries.LOCK_DUE, f"{TENANT_ID}, now() + interval '100 days', 1000", "customers_next_anniversary_idx"
+    ),
+    "moving on to the next anniversary": planned(
+        anniversaries.MOVE_ON, f"{TENANT_ID}, {IDS}, '{{}}'", "customers_pkey"
+    ),
+    "tenants with anniversaries that have come": planned(
+        anniversaries.SELECT_TENANTS_WITH_DUE, f"{NIL}, now(), 100", "customers_next_anniversary_idx",
+        role="tallymarks_housekeeper",
+    ),
+    "due triggers": planned(
+        triggers.LOCK_DUE, f"{TENANT_ID}, now() + interval '100 days', 1000", "triggers_due_at_idx"
+    ),
+    "removing due triggers": planned(triggers.DELETE_LOCKED, f"{TENANT_ID}, {IDS}", "triggers_pkey"),
+    "tenants with due triggers": planned(
+        triggers.SELECT_TENANTS_WITH_DUE, f"{NIL}, now(), 100", "triggers_due_at_idx", role="tallymarks_housekeeper"
     ),
 }  # fmt: skip
 
