@@ -38,8 +38,6 @@ COUNTING = {
     "rules.COUNT_ACTIVE_RULE_VERSIONS": "likewise the number of versions of the active ones",
     "events.COUNT_IN_WINDOWS": "no more than each window's own bound is counted",
 }
-HARMLESS_FUNCTIONS = {"unnest", "sum", "count", "set_config"}
-COUNTING = {"rules.COUNT_RULES": "the number of a tenant's rules is bounded, and held by a lock while it is counted"}
 HARMLESS_FUNCTIONS = {"unnest", "sum", "count", "set_config", "search_pieces"}
 """None gives another result for the same arguments, or asks for the time: so every node computes the same."""
 NO_QUERIES = {

@@ -1,4 +1,4 @@
--- squawk-ignore-file ban-drop-column
+-- squawk-ignore-file ban-drop-column, ban-drop-default
 -- migrate:up
 
 SET LOCAL lock_timeout = '10s';

@@ -41,8 +41,6 @@ class CriterionBase(Model):
 
     looks_back: ClassVar[bool] = False
     """Whether it asks about windows of the past."""
-    sees_memberships: ClassVar[bool] = False
-    """Whether it looks at memberships without naming their segments."""
 
     type: str
     """Which kind it is: each has its own."""
