@@ -19,6 +19,7 @@ from tallymarks.tenants import create_api_key, create_tenant
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
+from tallymarks_api.intake import Intake
 from tallymarks_api.main import application
 from tallymarks_assessor.assess import Assessor
 from tallymarks_assessor.batches import Batches
@@ -156,7 +157,8 @@ async def assessing(database: Database, broker: Broker, assessor: Assessor, cloc
 @pytest.fixture
 async def api_url(database: Database, broker: Broker, clock: Clock, database_url: str) -> AsyncIterator[str]:
     """The address of an api in this process, on the test's servers and clock; no assessor runs."""
-    parts = Parts(database, broker, Duplicates(database, time.monotonic), asyncio.Event(), now=clock, new_id=new_id)
+    intake = Intake(broker, Duplicates(database, time.monotonic), now=clock, new_id=new_id)
+    parts = Parts(database, broker, intake, asyncio.Event(), now=clock, new_id=new_id)
     app = application(parts, Authenticator(database, time.monotonic), database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"

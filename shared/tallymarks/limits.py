@@ -81,6 +81,8 @@ MESSAGE_EVENTS_MAX = 250
 MESSAGE_BYTES_MAX = 256 * 1024
 """A message is closed at the first of the two, so that a full prefetch stays within tens of megabytes."""
 PREFETCH_MESSAGES = 200
+INTAKE_LOTS_AT_ONCE = 4
+"""Lots of requests whose events are published at the same time; the next lot gathers meanwhile."""
 ASSESS_EVENTS_MAX = 500
 ASSESS_BYTES_MAX = 4 * 1024 * 1024
 """A batch is closed at the first of the two: read, an event takes many times its bytes."""

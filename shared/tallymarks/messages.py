@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 import orjson
@@ -24,6 +25,14 @@ def event_json(event: EventBase) -> bytes:
     return event.model_dump_json(exclude_none=True).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A message, and the places of its events among those that were to be packed."""
+
+    message: OutgoingMessage
+    places: Sequence[int]
+
+
 def event_messages(
     topology: Topology,
     tenant_id: UUID,
@@ -32,19 +41,32 @@ def event_messages(
     trace_parent: str | None = None,
 ) -> Iterator[OutgoingMessage]:
     """Pack accepted events into messages: by partition, bounded in events and bytes, in the order given."""
-    by_partition: defaultdict[int, list[bytes]] = defaultdict(list)
-    for event in events:
-        by_partition[topology.partition(tenant_id, event.customer_id)].append(event_json(event))
+    for packed in packed_events(topology, tenant_id, events, new_id, trace_parent):
+        yield packed.message
+
+
+def packed_events(
+    topology: Topology,
+    tenant_id: UUID,
+    events: Iterable[EventBase],
+    new_id: Callable[[], UUID],
+    trace_parent: str | None = None,
+) -> Iterator[Packed]:
+    """Pack accepted events likewise, and tell which are in which message."""
+    by_partition: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
+    for place, event in enumerate(events):
+        by_partition[topology.partition(tenant_id, event.customer_id)].append((place, event_json(event)))
     headers = _headers(tenant_id) if trace_parent is None else {**_headers(tenant_id), TRACE_HEADER: trace_parent}
-    for partition, bodies in by_partition.items():
-        for part in _bounded(bodies):
-            yield OutgoingMessage(
+    for partition, placed in by_partition.items():
+        for part in _bounded(placed):
+            message = OutgoingMessage(
                 exchange=topology.events_exchange,
                 routing_key=str(partition),
-                body=_body(tenant_id, part),
+                body=_body(tenant_id, [body for _, body in part]),
                 headers=headers,
                 message_id=new_id(),
             )
+            yield Packed(message, [place for place, _ in part])
 
 
 def dead_letter(
@@ -113,14 +135,14 @@ def _body(tenant_id: UUID, events: Sequence[bytes]) -> bytes:
     )
 
 
-def _bounded(bodies: Sequence[bytes]) -> Iterator[list[bytes]]:
-    part: list[bytes] = []
+def _bounded(placed: Sequence[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:
+    part: list[tuple[int, bytes]] = []
     size = 0
-    for body in bodies:
+    for place, body in placed:
         if part and (len(part) == limits.MESSAGE_EVENTS_MAX or size + len(body) > limits.MESSAGE_BYTES_MAX):
             yield part
             part, size = [], 0
-        part.append(body)
+        part.append((place, body))
         size += len(body)
     if part:
         yield part

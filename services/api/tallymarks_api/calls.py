@@ -15,7 +15,7 @@ from tallymarks.credentials import Role
 from tallymarks.database import Database, Record
 from tallymarks.errors import InvalidRequest, Refusal, ResourceNotFound
 from tallymarks.values import Model
-from tallymarks_api.duplicates import Duplicates
+from tallymarks_api.intake import Intake
 
 P = TypeVar("P", bound=Model)
 Q = TypeVar("Q", bound=Model)
@@ -42,7 +42,7 @@ class Parts:
 
     database: Database
     broker: Broker
-    duplicates: Duplicates
+    intake: Intake
     committed: asyncio.Event
     """Set after a commit that wrote to the outbox."""
     now: Callable[[], datetime]

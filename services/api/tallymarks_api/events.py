@@ -1,6 +1,5 @@
 """Taking events in: answered once the broker has confirmed them, whether the database is there or not."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -21,10 +20,10 @@ from tallymarks.events import (
     QueuedEvent,
     TransactionEvent,
 )
-from tallymarks.messages import event_messages
 from tallymarks.values import Model
-from tallymarks_api.calls import Answer, Call, Endpoint, Nothing, Parts
+from tallymarks_api.calls import Answer, Call, Endpoint, Nothing
 from tallymarks_api.edge import ErrorBody, validated
+from tallymarks_api.intake import Posted
 
 TAG = "Events"
 EXISTING_STATUS = 208
@@ -100,7 +99,7 @@ def _read_event(place: int, event: object) -> EventBase | Refusal:
 
 async def post_event(call: Call[Nothing, Nothing, EventBase]) -> Answer:
     """Take one event in."""
-    (is_existing,) = await accept(call.parts, call.tenant_id, [call.body], call.trace_parent)
+    (is_existing,) = await call.parts.intake.accept(Posted(call.tenant_id, [call.body], call.trace_parent))
     accepted = AcceptedEvent(
         event_id=call.body.event_id,
         customer_id=call.body.customer_id,
@@ -114,7 +113,7 @@ async def post_events(call: Call[Nothing, Nothing, ReceivedBatch]) -> Answer:
     """Take a batch in: each event is accepted or refused by itself."""
     items = [(sent, _permitted(call.caller.role, event)) for sent, event in call.body.items]
     accepted = [event for _, event in items if isinstance(event, EventBase)]
-    is_existing = iter(await accept(call.parts, call.tenant_id, accepted, call.trace_parent))
+    is_existing = iter(await call.parts.intake.accept(Posted(call.tenant_id, accepted, call.trace_parent)))
     return Answer(
         EventResults(
             results=tuple(
@@ -161,30 +160,6 @@ def _readable_id(sent: object, name: str) -> UUID | None:
         return UUID(sent[name]) if isinstance(sent, dict) and isinstance(sent.get(name), str) else None
     except ValueError:
         return None
-
-
-async def accept(parts: Parts, tenant_id: UUID, events: Sequence[EventBase], trace_parent: str | None) -> list[bool]:
-    """Publish the events that are not known to have taken effect; give for each whether it is.
-
-    Raises:
-        Unavailable: not all were confirmed; sending all of them again is safe.
-    """
-    existing = set(await parts.duplicates.existing(tenant_id, [event.event_id for event in events]))
-    now = parts.now()
-    fresh: list[EventBase] = []
-    is_existing: list[bool] = []
-    for event in events:
-        is_existing.append(event.event_id in existing)
-        if not is_existing[-1]:
-            existing.add(event.event_id)
-            fresh.append(event if event.created_at else event.model_copy(update={"created_at": now}))
-    broker = parts.broker
-    messages = event_messages(broker.topology, tenant_id, fresh, parts.new_id, trace_parent)
-    published = await asyncio.gather(*(broker.publish(message) for message in messages), return_exceptions=True)
-    for outcome in published:
-        if outcome is not None:
-            raise outcome
-    return is_existing
 
 
 def _posting(path: str, summary: str, event: type[EventBase], role: Role = Role.INTEGRATION) -> Endpoint[Any, Any, Any]:

@@ -17,6 +17,7 @@ from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
 from tallymarks_api.edge import REQUEST_ID, errors_middleware, handler_of
+from tallymarks_api.intake import Intake
 from tallymarks_api.openapi import add_swagger_routes
 
 NAME = "api"
@@ -68,8 +69,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         broker = await stack.enter_async_context(prepared_broker(settings, NAME))
         keys = await stack.enter_async_context(connected(settings, f"{NAME} keys", pool_size=KEY_CONNECTIONS))
-        duplicates = Duplicates(database, time.monotonic)
-        parts = Parts(database, broker, duplicates, committed, now=utc_now, new_id=new_id)
+        intake = Intake(broker, Duplicates(database, time.monotonic), now=utc_now, new_id=new_id)
+        parts = Parts(database, broker, intake, committed, now=utc_now, new_id=new_id)
         app = application(parts, Authenticator(keys, time.monotonic), keys)
         async with asyncio.TaskGroup() as tasks:
             opening = tasks.create_task(broker.open())

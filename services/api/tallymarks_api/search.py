@@ -52,6 +52,8 @@ class CustomerTransaction(Model):
     event_id: UUID
     assessment_rule_id: UUID | None
     """Null for what the event itself does: a redemption, or an adjustment by hand."""
+    assessment_rule_version: int | None
+    """The version of the rule that was effective at the event's createdAt."""
     created_at: Instant
     """When the event happened."""
     check_sum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -15,6 +15,7 @@ from tallymarks.settings import Settings
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
+from tallymarks_api.intake import Intake
 from tallymarks_api.main import ENDPOINTS, application
 from tests.integration.api.answers import contents, queued, refused
 from tests.integration.api.given import API_KEYS, CUSTOMERS, POINTS, RULES, Json, filled, fresh_id, made, points
@@ -41,7 +42,8 @@ async def api_url(
     database: Database, broker: Broker, clock: Clock, database_url: str, seconds: Seconds
 ) -> AsyncIterator[str]:
     """The api, which tells the age of what it remembers of a key by the test's clock."""
-    parts = Parts(database, broker, Duplicates(database, seconds), asyncio.Event(), now=clock, new_id=new_id)
+    intake = Intake(broker, Duplicates(database, seconds), now=clock, new_id=new_id)
+    parts = Parts(database, broker, intake, asyncio.Event(), now=clock, new_id=new_id)
     app = application(parts, Authenticator(database, seconds), database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"

@@ -1,0 +1,91 @@
+"""Doing together what arrives together: the next lot gathers while those before it are under way."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Item, Result]):
+    item: Item
+    size: int
+    result: "asyncio.Future[Result | Exception]"
+
+
+class Batcher(Generic[Item, Result]):
+    """Hands waiting items to `do` in lots.
+
+    Nothing is waited for: an item that comes alone is done alone and at once, those that come while `at_once` lots are
+    under way make up the next lot.
+    """
+
+    def __init__(
+        self,
+        do: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+        *,
+        at_once: int,
+        size_max: int,
+    ) -> None:
+        """Take the work.
+
+        Args:
+            do: gives for each item of a lot its result, or what is to be raised where it was added.
+            at_once: lots under way at the same time.
+            size_max: the sizes of the items of one lot together; a larger item makes a lot of its own.
+        """
+        self._do = do
+        self._at_once = at_once
+        self._size_max = size_max
+        self._waiting: deque[_Waiting[Item, Result]] = deque()
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def add(self, item: Item, size: int = 1) -> Result:
+        """Have an item done; raises what its result says, or what the work itself raised."""
+        waiting: _Waiting[Item, Result] = _Waiting(item, size, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._start()
+        result = await waiting.result
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def _start(self) -> None:
+        while self._waiting and len(self._under_way) < self._at_once:
+            task = asyncio.create_task(self._run(self._next_lot()))
+            self._under_way.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        self._start()
+
+    def _next_lot(self) -> list[_Waiting[Item, Result]]:
+        lot = [self._waiting.popleft()]
+        size = lot[0].size
+        while self._waiting and size + self._waiting[0].size <= self._size_max:
+            size += self._waiting[0].size
+            lot.append(self._waiting.popleft())
+        return lot
+
+    async def _run(self, lot: list[_Waiting[Item, Result]]) -> None:
+        """Do one lot; whatever becomes of it, each that waits is told."""
+        # A caller who gave up need not be served; the others of the lot are.
+        lot = [waiting for waiting in lot if not waiting.result.done()]
+        if not lot:
+            return
+        try:
+            results: Sequence[Result | Exception] = await self._do([waiting.item for waiting in lot])
+        except Exception as error:
+            results = [error] * len(lot)
+        except BaseException:
+            for waiting in lot:
+                waiting.result.cancel()
+            raise
+        for waiting, result in zip(lot, results, strict=True):
+            if not waiting.result.done():
+                waiting.result.set_result(result)

@@ -1,0 +1,95 @@
+"""What arrives together is done together, and nothing waits for company."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from tallymarks_api.batcher import Batcher
+
+
+class Work:
+    """Work that goes on when the test says so."""
+
+    def __init__(self) -> None:
+        self.lots: list[list[str]] = []
+        self.may_end = asyncio.Event()
+        self.fails: Exception | None = None
+
+    async def do(self, lot: Sequence[str]) -> list[str | Exception]:
+        self.lots.append(list(lot))
+        await self.may_end.wait()
+        if self.fails is not None:
+            raise self.fails
+        return [ValueError(item) if item.startswith("bad") else item.upper() for item in lot]
+
+
+async def added(batcher: Batcher[str, str], *items: str) -> list["asyncio.Task[str]"]:
+    tasks = [asyncio.create_task(batcher.add(item)) for item in items]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_what_comes_alone_is_done_at_once_and_what_comes_meanwhile_together() -> None:
+    work = Work()
+    batcher = Batcher(work.do, at_once=1, size_max=10)
+    first = await added(batcher, "a")
+    assert work.lots == [["a"]]
+    others = await added(batcher, "b", "c")
+    assert work.lots == [["a"]]
+    work.may_end.set()
+    assert await asyncio.gather(*first, *others) == ["A", "B", "C"]
+    assert work.lots == [["a"], ["b", "c"]]
+
+
+async def test_no_more_lots_are_under_way_than_may_be() -> None:
+    work = Work()
+    batcher = Batcher(work.do, at_once=2, size_max=10)
+    tasks = [task for item in "abcd" for task in await added(batcher, item)]
+    assert work.lots == [["a"], ["b"]]
+    work.may_end.set()
+    assert await asyncio.gather(*tasks) == ["A", "B", "C", "D"]
+    assert work.lots == [["a"], ["b"], ["c", "d"]]
+
+
+async def test_a_lot_is_bounded_by_the_sizes_of_its_items() -> None:
+    work = Work()
+    batcher = Batcher(work.do, at_once=1, size_max=5)
+    tasks = [asyncio.create_task(batcher.add(item, size)) for item, size in (("a", 1), ("b", 3), ("c", 2), ("d", 9))]
+    work.may_end.set()
+    await asyncio.gather(*tasks)
+    assert work.lots == [["a"], ["b", "c"], ["d"]]
+
+
+async def test_each_gets_its_own_result_or_error() -> None:
+    work = Work()
+    work.may_end.set()
+    batcher = Batcher(work.do, at_once=1, size_max=10)
+    results = await asyncio.gather(*await added(batcher, "a", "bad", "c"), return_exceptions=True)
+    assert (results[0], results[2]) == ("A", "C")
+    assert isinstance(results[1], ValueError)
+
+
+async def test_what_the_work_raises_is_raised_for_each_of_its_lot_and_the_next_lot_is_done() -> None:
+    work = Work()
+    work.fails = RuntimeError("broken")
+    work.may_end.set()
+    batcher = Batcher(work.do, at_once=1, size_max=10)
+    failed = await asyncio.gather(*await added(batcher, "a", "b"), return_exceptions=True)
+    assert [str(error) for error in failed] == ["broken", "broken"]
+    work.fails = None
+    assert await batcher.add("c") == "C"
+
+
+async def test_one_who_gives_up_takes_nobody_along() -> None:
+    work = Work()
+    batcher = Batcher(work.do, at_once=1, size_max=10)
+    await added(batcher, "a")
+    leaves, stays = await added(batcher, "b", "c")
+    leaves.cancel()
+    work.may_end.set()
+    assert await stays == "C"
+    with pytest.raises(asyncio.CancelledError):
+        await leaves
+    assert work.lots == [["a"], ["c"]]
