@@ -131,26 +131,30 @@ async def test_an_anniversary_and_a_trigger_become_events_and_count_once_each(
     stack: Stack, owner: asyncpg.Connection, customer_id: UUID
 ) -> None:
     client = stack.client
+    trigger: Json = {"type": "trigger", "after": {"count": 1, "unit": "minutes"}, "nameSpace": "Customer.FollowUp"}
+    rules: list[Json] = [
+        {"eventType": "order", "fulfilments": [trigger]},
+        {"eventType": "action", "fulfilments": [{"type": "points", "amount": 4}]},
+        {"eventType": "anniversary", "fulfilments": [{"type": "points", "amount": 30}]},
+    ]
+    for rule in rules:
+        assert (await client.post("/api/v1/admin/rules", {"name": "One", "status": "active", **rule})).status == 200
+    # Both have come already, and are made up for.
+    joined_at = utc_now() - timedelta(days=400)
+    bought: Json = {**order(customer_id, "10"), "createdAt": format_instant(joined_at)}
     assert (await client.post("/api/v1/customers", {"customerId": str(customer_id)})).status == 200
-    for event_type, amount in (("anniversary", 30), ("action", 4)):
-        rule: Json = {"name": event_type, "eventType": event_type, "status": "active"}
-        given: Json = {"fulfilments": [{"type": "points", "amount": amount}]}
-        assert (await client.post("/api/v1/admin/rules", {**rule, **given})).status == 200
-    joined_at, trigger_id = utc_now() - timedelta(days=400), new_id()
-    await owner.execute(
-        "INSERT INTO triggers VALUES ($1, $2, $3, $4, 'Customer.FollowUp', NULL, $2, 1, $4)",
-        *(stack.tenant_id, trigger_id, customer_id, joined_at),
-    )
+    assert (await post(client, bought)).status == 200
     await owner.execute(
         "UPDATE customers SET created_at = $1, next_anniversary_at = $2", joined_at, anniversary(joined_at, 1)
     )
     await until_balance_is(client, customer_id, 34)
-    found = await client.get("/api/v1/customers/events", customerId=customer_id)
-    assert [(row["eventType"], row["nameSpace"]) for row in found.body["events"]] == [
-        ("anniversary", "Customer.Anniversary"),
-        ("action", "Customer.FollowUp"),
-    ]
-    assert found.body["events"][1]["eventId"] == str(trigger_id)
+    for event_type, name_space, at in (
+        ("action", "Customer.FollowUp", joined_at + timedelta(minutes=1)),
+        ("anniversary", "Customer.Anniversary", anniversary(joined_at, 1)),
+    ):
+        found = await client.get("/api/v1/customers/events", customerId=customer_id, eventType=event_type)
+        (event,) = found.body["events"]
+        assert (event["nameSpace"], event["createdAt"]) == (name_space, format_instant(at))
     assert await owner.fetchval("SELECT next_anniversary_at FROM customers") == anniversary(joined_at, 2)
     assert await owner.fetchval("SELECT count(*) FROM triggers") == 0
 

@@ -12,13 +12,15 @@ import pytest
 from tallymarks import limits, outbox
 from tallymarks.broker import Broker, Topology
 from tallymarks.database import Connection, Database
-from tallymarks.rules.triggers import DEPTH_KEY, SOURCE_KEY
+from tallymarks.errors import BalanceOutOfRange
+from tallymarks.rules.triggers import DEPTH_KEY, SOURCE_KEY, trigger_id_of
 from tallymarks.service import new_id
 from tallymarks.triggers import event_of
 from tallymarks_assessor.assess import Assessor
 from tallymarks_calendar.triggers import Triggers
 from tests.integration.pipeline.parts import (
     FOLLOW_UP,
+    action,
     balances_of,
     count,
     events_in_outbox,
@@ -27,6 +29,8 @@ from tests.integration.pipeline.parts import (
     ledger_of,
     make_rule,
     messages_in_outbox,
+    order,
+    points,
     publish,
     schedule,
     seeded_ids,
@@ -237,3 +241,61 @@ async def test_no_backlog_holds_up_another_tenant_and_each_has_its_own_events(
     assert set(await published(owner, other_tenant)) == {one.trigger_id for one in few}
     assert await publish_all(triggers) == [10, 5]
     assert set(await published(owner, tenant)) == {one.trigger_id for one in many}
+
+
+# --- from a rule on ---------------------------------------------------------------------------------------------------
+
+
+def make(name_space: str, count: int, unit: str) -> dict[str, Any]:
+    """A fulfilment: a trigger."""
+    return {"type": "trigger", "after": {"count": count, "unit": unit}, "nameSpace": name_space}
+
+
+async def test_a_rule_makes_a_trigger_once_which_comes_relative_to_when_the_event_happened(
+    assessor: Assessor, triggers: Triggers, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient, clock: Clock
+) -> None:
+    ids = seeded_ids(11)
+    rule_id = await make_rule(api, "order", give(1), make(FOLLOW_UP, 7, "days"), make("Customer.Year", 1, "years"))
+    happened_at = START - timedelta(days=1)
+    bought = order(ids(), ids(), "10", happened_at)
+    for _ in range(2):
+        await assessor.assess(tenant.tenant_id, [bought, bought])
+    assert await count(owner, "triggers") == 2
+    clock.now = happened_at + timedelta(days=7) - TICK
+    assert await publish_all(triggers) == []
+    clock.now += TICK
+    assert await publish_all(triggers) == [1]
+    (event,) = await events_in_outbox(owner, tenant.tenant_id)
+    assert event.event_id == trigger_id_of(bought.event_id, rule_id, 1)
+    assert (event.customer_id, event.name_space, event.created_at) == (bought.customer_id, FOLLOW_UP, clock.now)
+    await assessor.assess(tenant.tenant_id, [bought, event, event])
+    (left,) = await owner.fetch("SELECT name_space, depth FROM triggers")
+    assert tuple(left) == ("Customer.Year", 1)
+
+
+async def test_rules_that_trigger_each_other_come_to_an_end(
+    assessor: Assessor, triggers: Triggers, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient,
+    clock: Clock, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(limits, "TRIGGER_DEPTH_MAX", 5)
+    ids = seeded_ids(12)
+    await make_rule(api, "action", give(1), make("Ping", 1, "minutes"))
+    await assessor.assess(tenant.tenant_id, [action(ids(), ids())])
+    for _ in range(5):
+        clock.advance(minutes=1)
+        assert await publish_all(triggers) == [1]
+        await assessor.assess(tenant.tenant_id, (await events_in_outbox(owner, tenant.tenant_id))[-1:])
+    assert await count(owner, "triggers") == 0
+    assert list((await balances_of(owner, tenant.tenant_id)).values()) == [6]
+
+
+async def test_a_batch_that_fails_makes_no_trigger(
+    assessor: Assessor, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient
+) -> None:
+    ids = seeded_ids(13)
+    await make_rule(api, "action", make(FOLLOW_UP, 1, "days"))
+    customer_id = ids()
+    too_much = [points(ids(), customer_id, limits.POINTS_MAX) for _ in range(2)]
+    with pytest.raises(BalanceOutOfRange):
+        await assessor.assess(tenant.tenant_id, [action(ids(), customer_id), *too_much])
+    assert await count(owner, "triggers") == 0
