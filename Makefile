@@ -60,6 +60,7 @@ format: $(INSTALLED) ## write the format, and the lint fixes that are safe
 	$(BIN)/ruff check --fix-only .
 
 bench: $(INSTALLED) ## the benchmarks; prints ratios
+	$(BIN)/python -m tests.benchmarks.evaluation
 	$(BIN)/python -m tests.benchmarks.pipeline
 
 lock: ## resolve the dependencies anew into the lock files (needs uv)

@@ -18,10 +18,10 @@ VALUES (
     :tenant, gen_random_uuid(), ('00000000-0000-4000-8000-' || lpad(:customer::text, 12, '0'))::uuid,
     md5(:event::text)::uuid, 'order', now(), now(), sha256((:event::text)::bytea), 'Points per unit', :amount::bigint
 );
-INSERT INTO accounts AS a (tenant_id, customer_id, balance, balance_changed_at, is_locked)
-VALUES (
-    :tenant, ('00000000-0000-4000-8000-' || lpad(:customer::text, 12, '0'))::uuid, :amount::bigint, now(), false
-)
-ON CONFLICT (tenant_id, customer_id) DO UPDATE
-SET balance = a.balance + excluded.balance, balance_changed_at = excluded.balance_changed_at;
+UPDATE accounts
+SET
+    balance = balance + :amount::bigint, balance_changed_at = now(), order_count = order_count + 1,
+    order_value = order_value + :amount
+WHERE
+    tenant_id = :tenant AND customer_id = ('00000000-0000-4000-8000-' || lpad(:customer::text, 12, '0'))::uuid;
 COMMIT;

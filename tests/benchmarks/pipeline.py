@@ -1,4 +1,5 @@
-"""Events posted in batches until all are assessed, beside pgbench doing one transaction per event.
+"""Events posted in batches until all are assessed: under one rule, beside pgbench doing one transaction per event; and
+under a hundred rules of all kinds with explanations kept, beside the one rule without.
 
 README.md beside this file says how it is measured.
 """
@@ -35,10 +36,12 @@ from tallymarks.sql import customers as customers_sql
 from tallymarks.sql import tenancy
 from tallymarks_local.postgres import find_binaries
 from tests.acceptance.installation import Installation, Stack, start_stack
+from tests.benchmarks.rules import ONE, Rule, mixed
 from tests.servers import ServersOfRun, copy_database, drop_database
 
 BALANCES = "SELECT coalesce(sum(balance), 0)::bigint FROM accounts WHERE tenant_id = $1"
-TRANSACTIONS = "SELECT count(*) FROM transactions WHERE tenant_id = $1"
+ASSESSED = "SELECT coalesce(sum(order_count), 0)::bigint FROM accounts WHERE tenant_id = $1"
+TRANSACTIONS = "SELECT count(*) FROM transactions WHERE tenant_id = $1 AND assessment_rule_id = $2"
 # The rate is measured to this time, some hundredths of a round's; asking so often costs a hundredth of a core.
 POLL_SECONDS = 0.02
 PGBENCH_SCRIPT = Path(__file__).with_name("pgbench.sql")
@@ -55,6 +58,7 @@ class Options:
     batch_size: int
     customers: int
     requests_at_once: int
+    rules: int
     pgbench_clients: int
     timeout_seconds: float
 
@@ -95,6 +99,7 @@ def read_options() -> Options:
     parser.add_argument("--batch-size", type=int, default=BATCH_EVENTS_MAX, help="events of a request")
     parser.add_argument("--customers", type=int, default=500, help="customers who order")
     parser.add_argument("--requests-at-once", type=int, default=4, help="requests under way at the same time")
+    parser.add_argument("--rules", type=int, default=100, help="rules of all kinds")
     parser.add_argument("--pgbench-clients", type=int, default=8, help="sessions of pgbench")
     parser.add_argument("--timeout-seconds", type=float, default=300.0, help="longest time of a round")
     given = parser.parse_args()
@@ -115,11 +120,14 @@ async def run(options: Options, servers: ServersOfRun) -> None:
     amqp_url = await asyncio.to_thread(servers.amqp_url)
     template = await asyncio.to_thread(servers.template_database)
     pipeline_rounds: list[Measured] = []
+    mixed_rounds: list[Measured] = []
     pgbench_rates: list[float] = []
     async with (
         scratch_database(server_url, template) as pipeline_url,
+        scratch_database(server_url, template) as mixed_url,
         scratch_database(server_url, template) as pgbench_url,
-        pipeline_on(pipeline_url, amqp_url, options) as pipeline,
+        pipeline_on(pipeline_url, amqp_url, options, ONE, explained=False) as pipeline,
+        pipeline_on(mixed_url, amqp_url, options, mixed(options.rules), explained=True) as mixed_pipeline,
     ):
         pgbench = await Pgbench.prepared(pgbench_url, options)
         for number in range(1, options.rounds + 1):
@@ -127,10 +135,13 @@ async def run(options: Options, servers: ServersOfRun) -> None:
                 pipeline_rounds.append(await pipeline.measure())
             say(f"round {number} of {options.rounds}: pipeline {pipeline_rounds[-1].rate:,.0f} events/s")
             async with asyncio.timeout(options.timeout_seconds):
+                mixed_rounds.append(await mixed_pipeline.measure())
+            say(f"round {number} of {options.rounds}: {options.rules} rules {mixed_rounds[-1].rate:,.0f} events/s")
+            async with asyncio.timeout(options.timeout_seconds):
                 pgbench_rates.append(await pgbench.measure())
             say(f"round {number} of {options.rounds}: pgbench {pgbench_rates[-1]:,.0f} events/s")
         circumstances = await circumstances_of(pipeline_url, amqp_url)
-    print(table(options, pipeline_rounds, pgbench_rates))
+    print(table(options, pipeline_rounds, mixed_rounds, pgbench_rates))
     print(circumstances)
 
 
@@ -191,11 +202,18 @@ class Orders:
 
 
 class Pipeline:
-    """One process of each service, one tenant with one rule, and its events."""
+    """One process of each service, one tenant with its rules, and its events."""
 
     def __init__(
-        self, stack: Stack, session: aiohttp.ClientSession, database: asyncpg.Connection, options: Options
+        self,
+        stack: Stack,
+        session: aiohttp.ClientSession,
+        database: asyncpg.Connection,
+        options: Options,
+        rules: Sequence[Rule],
     ) -> None:
+        self._rules = rules
+        self._points_rule_id: UUID | None = None
         self._stack = stack
         self._session = session
         self._database = database
@@ -204,16 +222,12 @@ class Pipeline:
         self._posted = 0
 
     async def prepare(self) -> None:
-        """Make the rule, and let every customer order once: what is measured finds everything warm."""
-        rule = {
-            "name": "Points per unit",
-            "eventType": "order",
-            "status": "active",
-            "fulfilments": [{"type": "pointsPerUnit", "rate": "1"}],
-        }
-        answered = await self._stack.client.post("/api/v1/admin/rules", rule)
-        if answered.status != OK:
-            raise RuntimeError(f"the rule was refused: {answered.body}")
+        """Make the rules, and let every customer order once: what is measured finds everything warm."""
+        for rule in self._rules:
+            answered = await self._stack.client.post("/api/v1/admin/rules", rule)
+            if answered.status != OK:
+                raise RuntimeError(f"the rule was refused: {answered.body}")
+            self._points_rule_id = self._points_rule_id or UUID(answered.body["ruleId"])
         await self._post_until_assessed(self._orders.batches_of_all(self._options.batch_size))
 
     async def measure(self) -> Measured:
@@ -229,17 +243,22 @@ class Pipeline:
         )
 
     async def _post_until_assessed(self, bodies: Sequence[bytes]) -> float:
-        """Give the seconds from the first request to the last balance; the ledger must then hold every event."""
+        """Give the seconds from the first request to the last total; the ledger must then hold every event."""
         waiting, answers = list(reversed(bodies)), list[bytes]()
+        self._posted += sum(body.count(b'"eventId"') for body in bodies)
         posting = (self._post(waiting, answers) for _ in range(self._options.requests_at_once))
         started = time.perf_counter()
         await asyncio.gather(*posting, self._until_assessed())
         seconds = time.perf_counter() - started
         statuses = [result["status"] for answer in answers for result in orjson.loads(answer)["results"]]
-        self._posted += len(statuses)
-        counted = await self._database.fetchval(TRANSACTIONS, self._stack.tenant_id)
+        counted = await self._database.fetchval(TRANSACTIONS, self._stack.tenant_id, self._points_rule_id)
         if set(statuses) != {OK} or counted != self._posted:
             raise RuntimeError(f"{counted} transactions of {self._posted} events, which were answered {set(statuses)}")
+        if (
+            len(self._rules) == 1
+            and await self._database.fetchval(BALANCES, self._stack.tenant_id) != self._orders.points
+        ):
+            raise RuntimeError("the balances are not what was posted")
         return seconds
 
     async def _post(self, waiting: list[bytes], answers: list[bytes]) -> None:
@@ -251,8 +270,8 @@ class Pipeline:
                 answers.append(await response.read())
 
     async def _until_assessed(self) -> None:
-        """Wait for the balances, which the transaction that writes the ledger writes too, and which are few."""
-        while await self._database.fetchval(BALANCES, self._stack.tenant_id) != self._orders.points:
+        """Wait for the totals, which the transaction that writes the ledger writes too, and which are few."""
+        while await self._database.fetchval(ASSESSED, self._stack.tenant_id) != self._posted:
             await asyncio.sleep(POLL_SECONDS)
 
     def _cpu_seconds(self) -> dict[str, float]:
@@ -261,10 +280,13 @@ class Pipeline:
 
 
 @asynccontextmanager
-async def pipeline_on(database_url: str, amqp_url: str, options: Options) -> AsyncIterator[Pipeline]:
+async def pipeline_on(
+    database_url: str, amqp_url: str, options: Options, rules: Sequence[Rule], *, explained: bool
+) -> AsyncIterator[Pipeline]:
     """Start the services, and stop them at the end; their queues are deleted."""
     topology = Topology(f"bench-{uuid4().hex[:12]}", partitions=1)
     settings = {"DATABASE_URL": database_url, "AMQP_URL": amqp_url, "TOPOLOGY_PREFIX": topology.prefix}
+    settings["EXPLANATIONS"] = str(explained)
     async with AsyncExitStack() as exit_stack:
         logs = Path(exit_stack.enter_context(tempfile.TemporaryDirectory(prefix="tallymarks-bench-")))
         session = await exit_stack.enter_async_context(aiohttp.ClientSession())
@@ -275,7 +297,7 @@ async def pipeline_on(database_url: str, amqp_url: str, options: Options) -> Asy
         stack = await start_stack(installation, await installation.create_tenant("Benchmark"))
         database = await asyncpg.connect(database_url)
         exit_stack.push_async_callback(database.close)
-        pipeline = Pipeline(stack, session, database, options)
+        pipeline = Pipeline(stack, session, database, options, rules)
         await pipeline.prepare()
         yield pipeline
 
@@ -356,21 +378,32 @@ class Pgbench:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def table(options: Options, pipeline_rounds: Sequence[Measured], pgbench_rates: Sequence[float]) -> str:
-    """The medians, the rounds that they are of, and the ratio of the medians."""
+def table(
+    options: Options,
+    pipeline_rounds: Sequence[Measured],
+    mixed_rounds: Sequence[Measured],
+    pgbench_rates: Sequence[float],
+) -> str:
+    """The medians, the rounds that they are of, and the ratios of the medians."""
     pipeline_rates = [measured.rate for measured in pipeline_rounds]
+    mixed_rates = [measured.rate for measured in mixed_rounds]
     pipeline, pgbench = statistics.median(pipeline_rates), statistics.median(pgbench_rates)
+    many = statistics.median(mixed_rates)
     rows = [
         ("events/s", "median", "rounds"),
         (f"pipeline, batches of {options.batch_size:,}", f"{pipeline:,.0f}", listed(pipeline_rates)),
         (f"pgbench, {options.pgbench_clients} clients", f"{pgbench:,.0f}", listed(pgbench_rates)),
         ("ratio", f"{pipeline / pgbench:.2f}", ""),
         ("", "", ""),
+        (f"{options.rules} rules, explained", f"{many:,.0f}", listed(mixed_rates)),
+        ("ratio to one rule", f"{many / pipeline:.2f}", ""),
+        ("", "", ""),
         ("processor time, µs/event", "", ""),
     ]
-    for name in pipeline_rounds[0].cpu_microseconds:
-        spent = [measured.cpu_microseconds[name] for measured in pipeline_rounds]
-        rows.append((name, f"{statistics.median(spent):,.0f}", listed(spent)))
+    for rules, rounds in (("one rule", pipeline_rounds), (f"{options.rules} rules", mixed_rounds)):
+        for name in rounds[0].cpu_microseconds:
+            spent = [measured.cpu_microseconds[name] for measured in rounds]
+            rows.append((f"{name}, {rules}", f"{statistics.median(spent):,.0f}", listed(spent)))
     return "\n".join(f"{name:<28}{median:>10}   {rounds}".rstrip() for name, median, rounds in rows)
 
 

@@ -13,7 +13,7 @@ from tallymarks import limits
 from tallymarks.events import EventType, Order, OrderItem, OrderPayment
 from tallymarks.rules.claims import Claim, Numbers, Texts
 from tallymarks.rules.comparison import AMOUNTS, Comparison
-from tallymarks.rules.criterion import Check, CriterionBase, listed
+from tallymarks.rules.criterion import Check, CriterionBase, FoundBy, listed
 from tallymarks.rules.facts import Facts
 from tallymarks.values import Amount, Count, RequiredText
 
@@ -155,6 +155,10 @@ class PurchaseText(CriterionBase):
     def event_types(self) -> frozenset[EventType]:
         """Orders and baskets."""
         return PURCHASE_TYPES
+
+    def found_by(self) -> FoundBy | None:
+        """Tell that one of the texts must be the value."""
+        return FoundBy(self.type, self.value) if self.operator == "equals" else None
 
     def check(self, facts: Facts) -> Check:
         """Compare each of the texts; case counts."""

@@ -83,12 +83,21 @@ class Campaign(CriterionBase):
         yield Claim("value", "campaign", Texts(self.value))
 
 
+def attribute_text(key: str, value: str) -> str:
+    """Give an attribute as one text; neither part can have a NUL."""
+    return f"{key}\x00{value}"
+
+
 class AttributeEquals(CriterionBase):
     """Matches when one of the event's attributes has this key and this value."""
 
     type: Literal["attribute"]
     key: RequiredText
     value: Text
+
+    def found_by(self) -> FoundBy:
+        """Events with this attribute."""
+        return FoundBy("attribute", attribute_text(self.key, self.value))
 
     def check(self, facts: Facts) -> Check:
         """Look for the key and the value among the attributes; a key may stand there more than once."""

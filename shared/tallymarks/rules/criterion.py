@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 from uuid import UUID
 
 from tallymarks import limits
@@ -31,9 +31,10 @@ class Check:
 class FoundBy(NamedTuple):
     """What an event must have for a criterion to match, so that rules are looked up instead of tried one by one."""
 
-    field: Literal["nameSpace", "nameSpacePrefix", "reference", "campaign"]
+    field: str
+    """One of those that `rule_index.TEXTS` reads, or `nameSpacePrefix`."""
     value: str
-    """Equal to the event's field; for `nameSpacePrefix` its beginning."""
+    """Equal to the event's field, or to one of them where it may have many; for `nameSpacePrefix` its beginning."""
 
 
 class CriterionBase(Model):

@@ -90,7 +90,8 @@ class Explanation(Model):
     is_assessed: bool
     """False of a points event that lies too deep."""
     rules: tuple[RuleExplanation, ...]
-    """The rules that could match by their nameSpace, reference or campaign, in the order of their effects."""
+    """The rules that were asked, in the order of their effects: not those of which a text of the event tells that they
+    cannot match (a nameSpace, reference, campaign, attribute, or a text of items or payments that it does not have)."""
 
 
 class KeptRule(NamedTuple):
