@@ -152,6 +152,7 @@ class TestFailing:
         assert check("segments.size() == 1000", None, customer(memberships=dict(memberships))).matched
         beyond = check("segments.size() > 0", None, customer(memberships={**memberships, SEGMENT: None}))
         assert beyond == Check(matched=False, saw="failed: the customer is in more than 1000 segments")
+        assert check("customer.balance == 0", None, customer(memberships={**memberships, SEGMENT: None})).matched
 
     def test_a_number_beyond_64_bits(self) -> None:
         seen = check("event.anniversary.years > 1", anniversary(2**63))
@@ -258,6 +259,11 @@ class TestRefused:
     def test_and_not_what_takes_few(self, text: str) -> None:
         assert program(text).steps <= limits.EXPRESSION_STEPS_MAX
 
+    def test_the_turns_of_a_loop_are_steps_themselves(self) -> None:
+        turns = limits.ORDER_ITEMS_MAX
+        assert program(f"{ITEMS}.all(i, true)").steps > 8 * turns
+        assert program("event.order.payments.all(p, true)").steps < 2 * limits.ORDER_PAYMENTS_MAX * 10
+
     @pytest.mark.parametrize(
         ("expression", "message"),
         [
@@ -318,6 +324,7 @@ def test_memberships_are_needed_where_it_asks_for_segments() -> None:
 
     assert needed("segments.size() > 0")
     assert not needed("event.campaign == 'segments'")
+    assert not needed("['a'].exists(segments, segments == 'a')")
 
 
 class TestCost:

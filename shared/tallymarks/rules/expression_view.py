@@ -16,7 +16,6 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
-from tallymarks import limits
 from tallymarks.events import (
     ActionEvent,
     AnniversaryEvent,
@@ -180,15 +179,13 @@ BODIES: Mapping[str, frozenset[EventType]] = {
 _EVENT, _CUSTOMER, _TOTALS = (message_class(FORMS.pool, name) for name in (EVENT, CUSTOMER, TOTALS))
 
 
-def variables(facts: Facts) -> dict[str, object]:
+def variables(facts: Facts) -> dict[str, Any]:
     """Give each variable its value, for one event.
 
     Raises:
-        ValueError: something is more than an expression may be handed.
+        ValueError: a number beyond 64 bits.
     """
     segments = sorted(str(one) for one in facts.customer.memberships if facts.customer.is_member(one, facts.now))
-    if len(segments) > limits.EXPRESSION_SEGMENTS_MAX:
-        raise ValueError(f"the customer is in more than {limits.EXPRESSION_SEGMENTS_MAX} segments")
     return {
         "event": _event(facts),
         "customer": _customer(facts),

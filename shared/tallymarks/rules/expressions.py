@@ -51,8 +51,10 @@ class Result(NamedTuple):
 class View(NamedTuple):
     """What every expression looks at for one event: made once."""
 
-    variables: dict[str, object]
+    variables: dict[str, Any]
     activation: cel.Activation
+    segments: int
+    """How many the customer is in. Only what asks for them is handed them, and fails where they are too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,9 @@ class Program:
         view = view_of(facts)
         if isinstance(view, str):
             return Result(matched=False, saw=_cut(f"failed: {view}"))
+        if self.asks_segments and view.segments > limits.EXPRESSION_SEGMENTS_MAX:
+            reason = f"failed: the customer is in more than {limits.EXPRESSION_SEGMENTS_MAX} segments"
+            return Result(matched=False, saw=reason)
         try:
             value = self.expression.eval(self._activation(view)).value()
         except RuntimeError as error:
@@ -119,7 +124,7 @@ def view_of(facts: Facts) -> View | str:
     if view is None:
         try:
             values = variables(facts)
-            view = View(values, _ENVIRONMENT.Activation(values))
+            view = View(values, _ENVIRONMENT.Activation(values), len(values["segments"]))
         except ValueError as error:
             view = str(error)
         facts.memo[View] = view

@@ -50,6 +50,7 @@ def a_full_rule(segment_id: str, other_segment_id: str) -> Json:
             {"type": "attribute", "key": "a", "value": ""},
             {"type": "inSegment", "segmentId": segment_id},
             {"type": "notInSegment", "segmentId": other_segment_id},
+            {"type": "expression", "expression": "event.order.total > 0.0\n  && totals.counts.order >= 0"},
         ],
         "fulfilments": [
             {"type": "points", "amount": -5},
@@ -102,6 +103,19 @@ async def test_the_status_of_a_rule_counts_from_the_next_event_on(
         await assessor.assess(tenant.tenant_id, [event])
         expected += 5 if status == "active" else 0
         assert (await api.get(f"{CUSTOMERS}/{customer_id}/balance")).body["amount"] == expected, status
+
+
+async def test_an_expression_sees_the_customer_as_before_the_event(
+    api: ApiClient, assessor: Assessor, tenant: Tenant
+) -> None:
+    customer_id, segment_id = (await a_customer(api))["customerId"], (await a_segment(api))["segmentId"]
+    criteria = [{"type": "expression", "expression": f"'{segment_id}' in segments && totals.counts.order == 1"}]
+    await made(api, RULES, a_plain_rule(status="active", criteria=criteria))
+    assert (await api.put(f"{CUSTOMERS}/{customer_id}/segments", {"segmentId": segment_id})).status == 200
+    for expected in (0, 5, 5):
+        event = OrderEvent.model_validate({**order(customer_id), "createdAt": START})
+        await assessor.assess(tenant.tenant_id, [event])
+        assert (await api.get(f"{CUSTOMERS}/{customer_id}/balance")).body["amount"] == expected
 
 
 async def test_an_unknown_segment_of_a_rule_is_named_with_its_place(api: ApiClient, owner: asyncpg.Connection) -> None:
@@ -165,6 +179,8 @@ WRONG_RULES: list[tuple[Json, str, object]] = [
         "fulfilments.1.type",
         "pointsPerUnit",
     ),
+    ({"criteria": [{"type": "expression", "expression": "event.gone"}]}, "criteria.0.expression", "event.gone"),
+    ({"criteria": [{"type": "expression"}]}, "criteria.0.expression", None),
     ({"criteria": [{"type": "yearsSinceJoining", "operator": "equals", "value": 1}]}, "criteria.0.type", None),
     (
         {"criteria": [{"type": "campaign", "value": "A"}, {"type": "campaign", "value": "B"}]},
