@@ -2,9 +2,11 @@
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID, uuid5
+from typing import NamedTuple
+from uuid import UUID
+
+from uuid_utils.compat import uuid5
 
 from tallymarks import limits
 from tallymarks.errors import TooManyEffects
@@ -16,8 +18,7 @@ from tallymarks.rules.rule_set import RuleSet
 from tallymarks.rules.uses import RuleUses, counted_together
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(NamedTuple):
     """What an event of a customer is assessed in."""
 
     customer: CustomerState
@@ -28,8 +29,7 @@ class Situation:
     """What was read of the customer's past."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One event that was looked at: the one that arrived, or a points event that followed from it."""
 
     event: AnyEvent
@@ -41,8 +41,7 @@ class Step:
     """None where it lies too deep to be assessed: it is recorded only."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assessment:
+class Assessment(NamedTuple):
     """All that one event leads to."""
 
     steps: tuple[Step, ...]

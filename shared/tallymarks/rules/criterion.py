@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 from uuid import UUID
 
@@ -20,8 +19,7 @@ RULE_TYPES = RECORDED_TYPES | {EventType.BASKET}
 """The types that a rule may have; a basket is looked at and not recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """How one criterion looked at one event: `saw` is what it found, for the explanation."""
 
     matched: bool

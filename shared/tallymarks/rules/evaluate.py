@@ -1,8 +1,8 @@
 """Evaluating rules: a pure function, and how its outcome changes the state that the next event meets."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from tallymarks import limits
@@ -16,8 +16,7 @@ from tallymarks.rules.rule_set import RuleSet
 from tallymarks.rules.uses import NEVER_USED, Limited, RuleUses, Use, counted_for_customer, limit_met, use_keys
 
 
-@dataclass(frozen=True, slots=True)
-class Effected:
+class Effected(NamedTuple):
     """One effect, and the fulfilment that it comes from; `rule` is None for what the event itself does."""
 
     effect: Effect
@@ -25,8 +24,7 @@ class Effected:
     fulfilment_index: int
 
 
-@dataclass(frozen=True, slots=True)
-class Considered:
+class Considered(NamedTuple):
     """How one rule looked at the event: each of its criteria up to the first that did not match."""
 
     rule: Rule
@@ -41,8 +39,7 @@ class Considered:
         return self.matched and self.limited is None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What an event does, and why."""
 
     effects: tuple[Effected, ...]
@@ -72,7 +69,7 @@ def evaluate(facts: Facts, rule_set: RuleSet, rule_uses: Mapping[UUID, RuleUses]
                 if limited is None:
                     uses.append(use)
                 else:
-                    consideration = replace(consideration, limited=limited)
+                    consideration = consideration._replace(limited=limited)
             if consideration.limited is None:
                 effects.extend(given)
         considered.append(consideration)
@@ -83,8 +80,9 @@ def consider(rule: Rule, facts: Facts) -> Considered:
     """Ask each criterion in turn, up to the first that does not match."""
     checks: list[Check] = []
     for criterion in rule.criteria:
-        checks.append(criterion.check(facts))
-        if not checks[-1].matched:
+        check = criterion.check(facts)
+        checks.append(check)
+        if not check.matched:
             return Considered(rule, matched=False, checks=tuple(checks))
     return Considered(rule, matched=True, checks=tuple(checks))
 
@@ -110,20 +108,23 @@ def apply(customer: CustomerState, effects: Sequence[Effected], uses: Sequence[U
     """
     if not effects and not uses:
         return customer
-    balance, memberships = customer.balance, dict(customer.memberships)
+    balance, memberships = customer.balance, customer.memberships
     for effected in effects:
         match effected.effect:
             case GivePoints(amount):
                 balance += amount
             case JoinSegment(segment_id, lapses_at):
-                memberships[segment_id] = lapses_at
+                memberships = {**memberships, segment_id: lapses_at}
             case LeaveSegment(segment_id):
-                memberships.pop(segment_id, None)
-    return replace(
-        customer,
-        balance=in_range(balance),
-        memberships=memberships,
-        uses=counted_for_customer(customer.uses, uses),
+                memberships = {key: lapse for key, lapse in memberships.items() if key != segment_id}
+    return CustomerState(
+        customer.customer_id,
+        customer.created_at,
+        in_range(balance),
+        memberships,
+        customer.totals,
+        counted_for_customer(customer.uses, uses) if uses else customer.uses,
+        customer.recent,
     )
 
 

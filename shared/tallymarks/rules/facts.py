@@ -1,9 +1,10 @@
 """What the rules look at: one event and the state of its customer, as they are before the event has any effect."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -24,13 +25,16 @@ VALUED_TYPES = (EventType.ACTION, EventType.ORDER, EventType.TRANSACTION, EventT
 """The types whose values totals add up: `action.amount`, `order.total`, `transaction.amount`, `points.quantity`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+NONE: Mapping[Any, Any] = MappingProxyType({})
+"""Nothing known, and nothing that anybody could put in."""
+
+
+class Totals(NamedTuple):
     """All that a customer has done so far, in the order in which it was assessed; kept beside the balance."""
 
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = NONE
     """Event type → number of events; a type that is not there is 0."""
-    values: Mapping[str, Decimal] = field(default_factory=dict)
+    values: Mapping[str, Decimal] = NONE
     """Event type → sum of values; a type that is not there is 0."""
     points_earned: int = 0
     """The sum of what was earned: what was taken does not lessen it, a reversal of what was given does."""
@@ -59,6 +63,9 @@ class Totals:
         return Totals({**self.counts, event_type: self.counts.get(event_type, 0) + 1}, values, earned)
 
 
+NOTHING_DONE = Totals()
+
+
 class Window(NamedTuple):
     """A question about the past: how many events of one type and nameSpace lie in a span of time."""
 
@@ -82,17 +89,17 @@ class UseKey(NamedTuple):
     """The beginning of the period; `limits.INSTANT_MIN` of a whole life."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CustomerState:
-    """A customer under the account lock."""
+    """A customer under the account lock; never changed, but not frozen either: one is made for each event."""
 
     customer_id: UUID
     created_at: datetime
     balance: int
     memberships: Mapping[UUID, datetime | None]
     """Segment → when the membership lapses (None: never); lapsed ones may still be in it."""
-    totals: Totals = Totals()
-    uses: Mapping[UseKey, int] = field(default_factory=dict)
+    totals: Totals = NOTHING_DONE
+    uses: Mapping[UseKey, int] = field(default_factory=lambda: NONE)
     """How often each limited rule has matched, where any rule has limits; what is not there is 0."""
     recent: tuple[tuple[str, str | None, datetime], ...] = ()
     """Type, nameSpace and createdAt of the events assessed in this transaction, which no window read counts."""
@@ -105,9 +112,9 @@ class CustomerState:
         return lapses_at is None or lapses_at > now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Facts:
-    """All that a criterion or a fulfilment may ask."""
+    """All that a criterion or a fulfilment may ask; never changed, and not frozen for the same reason."""
 
     event: EventBase
     event_type: str
@@ -117,7 +124,7 @@ class Facts:
     now: datetime
     balance_before: int
     """The balance before the event's own points were moved: for a points event, without them."""
-    windows: Mapping[Window, int] = field(default_factory=dict)
+    windows: Mapping[Window, int] = field(default_factory=lambda: NONE)
     """What was read of the past before this transaction; a window that is not there counts 0."""
     memo: dict[type, Any] = field(init=False, default_factory=dict, compare=False, repr=False)
     """What some criterion has worked out of the rest, for others of its kind that look at the same event."""
@@ -125,7 +132,10 @@ class Facts:
     @property
     def totals_after(self) -> Totals:
         """The totals with the event counted in."""
-        return self.customer.totals.plus(self.event, self.event_type)
+        known: Totals | None = self.memo.get(Totals)
+        if known is None:
+            known = self.memo[Totals] = self.customer.totals.plus(self.event, self.event_type)
+        return known
 
     @property
     def balance_after(self) -> int:
@@ -150,4 +160,12 @@ def counted_in(customer: CustomerState, event: EventBase, event_type: str, *, is
     recent = customer.recent
     if is_looked_back_at:
         recent = (*recent, (event_type, event.name_space, created_at_of(event)))
-    return replace(customer, totals=customer.totals.plus(event, event_type), recent=recent)
+    return CustomerState(
+        customer.customer_id,
+        customer.created_at,
+        customer.balance,
+        customer.memberships,
+        customer.totals.plus(event, event_type),
+        customer.uses,
+        recent,
+    )

@@ -1,9 +1,9 @@
 """Uses of rules that have limits: what a match counts under, and whether there is room for one more."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from tallymarks import limits
@@ -24,8 +24,7 @@ class Limited(StrEnum):
     POINTS_TOTAL = "pointsTotal"
 
 
-@dataclass(frozen=True, slots=True)
-class RuleUses:
+class RuleUses(NamedTuple):
     """How often all customers together have used a rule, and the points that it gave them."""
 
     uses: int = 0
@@ -35,8 +34,7 @@ class RuleUses:
 NEVER_USED = RuleUses()
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """A match that counts towards the limits of its rule."""
 
     rule_id: UUID
