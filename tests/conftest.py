@@ -23,7 +23,7 @@ from tallymarks_api.intake import Intake
 from tallymarks_api.main import application
 from tallymarks_assessor.assess import Assessor
 from tallymarks_assessor.batches import Batches
-from tests.parts import ApiClient, Clock, Tenant, credentials
+from tests.parts import PATIENCE_SECONDS, ApiClient, Clock, Tenant, credentials
 from tests.servers import ServersOfRun, copy_database, drop_database
 
 SERVERS = pytest.StashKey[ServersOfRun]()
@@ -104,7 +104,7 @@ def topology(topology_prefix: str) -> Topology:
 @pytest.fixture
 async def broker(amqp_url: str, topology: Topology) -> AsyncIterator[Broker]:
     """The broker, with this test's own exchanges and queues, which are deleted after it."""
-    broker = Broker(amqp_url, topology, confirm_timeout_seconds=5, name="test")
+    broker = Broker(amqp_url, topology, confirm_timeout_seconds=PATIENCE_SECONDS, name="test")
     await broker.open()
     yield broker
     channel = await broker.channel()

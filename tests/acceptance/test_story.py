@@ -30,6 +30,17 @@ async def until_balance_is(client: ApiClient, customer_id: UUID, amount: int) ->
     await until(is_so)
 
 
+async def until_reported_already(client: ApiClient, event: Json) -> None:
+    """Send an event again until it is answered as one: an api that is busy may leave the look-up out."""
+
+    async def is_reported() -> bool:
+        answered = await post(client, event)
+        assert answered.status in {200, 208}
+        return answered.status == 208
+
+    await until(is_reported)
+
+
 async def make_programme(client: ApiClient) -> str:
     """Members are who registered, with 5 points; orders are worth one and a half points a unit."""
     segment = await client.post("/api/v1/admin/segments", {"name": "members", "displayName": "Members"})
@@ -63,7 +74,7 @@ async def test_a_newcomer_gets_from_a_tenant_to_a_proven_ledger(installation: In
     registration = action(customer_id, "Customer.Registration")
     assert (await post(client, registration)).status == 200
     await until_balance_is(client, customer_id, 5)
-    assert (await post(client, registration)).status == 208
+    await until_reported_already(client, registration)
     mixed = [order(customer_id, "19.99"), points(customer_id, -4), action(customer_id, "Visit")]
     assert (await post_batch(client, mixed)).status == 200
     await until_balance_is(client, customer_id, 5 + 29 - 4)
@@ -96,12 +107,15 @@ async def test_a_membership_that_lapses_is_invisible_then_removed_recorded_and_p
     await listening.bind(broker.topology.notifications_exchange, "segment.membership.lapsed")
     assert (await client.post("/api/v1/customers", {"customerId": str(customer_id)})).status == 200
     assert await stack.segment_expiry.stop() == 0
-    lapses_at = format_instant(utc_now() + timedelta(seconds=1.5))
-    segment = {"name": "early birds", "expiry": {"mode": "date", "date": lapses_at}}
+    date = format_instant(utc_now() + timedelta(days=1))
+    segment = {"name": "early birds", "expiry": {"mode": "date", "date": date}}
     segment_id = (await client.post("/api/v1/admin/segments", segment)).body["segmentId"]
     path = f"/api/v1/customers/{customer_id}/segments"
     assert (await client.put(path, {"segmentId": segment_id})).status == 200
-    assert [row["expiryDateTime"] for row in (await client.get(path)).body["segments"]] == [lapses_at]
+    assert [row["expiryDateTime"] for row in (await client.get(path)).body["segments"]] == [date]
+    # Brought forward only now, so that no wait of this test can outlast the membership.
+    lapses_at = (utc_now() + timedelta(seconds=1)).replace(microsecond=0)
+    await owner.execute("UPDATE segment_memberships SET expiry_date_time = $1", lapses_at)
 
     async def is_invisible() -> bool:
         return not (await client.get(path)).body["segments"]
@@ -110,16 +124,14 @@ async def test_a_membership_that_lapses_is_invisible_then_removed_recorded_and_p
         return not await owner.fetchval("SELECT count(*) FROM segment_memberships")
 
     await until(is_invisible)
-    assert format_instant(utc_now()) >= lapses_at
+    assert utc_now() >= lapses_at
     assert not await is_removed()
     stack.segment_expiry.start_again()
     await until(is_removed)
     assert await owner.fetchval("SELECT count(*) FROM segment_lapses WHERE customer_id = $1", customer_id) == 1
     notification = await received(listening)
     assert notification.tenant_id == stack.tenant_id
-    assert [(one.customer_id, format_instant(one.lapsed_at)) for one in notification.memberships] == [
-        (customer_id, lapses_at)
-    ]
+    assert [(one.customer_id, one.lapsed_at) for one in notification.memberships] == [(customer_id, lapses_at)]
 
 
 async def received(queue: AbstractQueue) -> LapseNotification:

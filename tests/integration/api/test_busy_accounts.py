@@ -11,7 +11,7 @@ from tallymarks.database import Database
 from tallymarks_assessor.assess import Assessor
 from tests.integration.api.answers import all_at_once, contents, refused
 from tests.integration.api.given import CUSTOMERS, REDEMPTIONS, a_segment, earned, fresh_id, redemption
-from tests.parts import ApiClient, Tenant
+from tests.parts import PATIENCE_SECONDS, ApiClient, Tenant
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def test_an_account_that_stays_busy_is_a_503_and_nothing_is_kept(
     before = await contents(owner)
     async with owner.transaction():
         await owner.execute("SELECT FROM accounts FOR UPDATE")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answers = await all_at_once(*(api.call(*call) for call in calls))
         assert (await api.get(f"{CUSTOMERS}/{customer_id}/balance")).body["amount"] == 100
     for answered in answers:

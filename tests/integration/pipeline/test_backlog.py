@@ -20,7 +20,7 @@ from tallymarks.messages import read_events
 from tallymarks.service import utc_now
 from tallymarks_local.servers import free_ports
 from tests.integration.pipeline.parts import SCRIPTS, count, drain, insert_lapsed, join
-from tests.parts import Tenant
+from tests.parts import PATIENCE_SECONDS, Tenant
 
 BACKLOG = int(os.environ.get("TALLYMARKS_TEST_BACKLOG", "200000"))
 ANNIVERSARIES = BACKLOG // 5
@@ -47,7 +47,7 @@ async def running_worker(
         stdout=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE_SECONDS):
             while not await is_ready(session, port):
                 assert process.returncode is None
                 await asyncio.sleep(0.05)

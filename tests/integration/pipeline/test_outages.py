@@ -31,7 +31,7 @@ from tests.integration.pipeline.parts import (
     waiting_letters,
     working,
 )
-from tests.parts import Clock, Tenant, until
+from tests.parts import PATIENCE_SECONDS, Clock, Tenant, until
 from tests.proxy import proxy_to
 
 Logs = list[Any]
@@ -61,7 +61,7 @@ async def until_all_count(owner: asyncpg.Connection, tenant: Tenant, events: Seq
     async def all_count() -> bool:
         return await count(owner, "transactions", tenant.tenant_id) == len(events)
 
-    await until(all_count, timeout_seconds=60)
+    await until(all_count)
 
 
 async def until_waiting(logs: Logs, times: int = 1) -> None:
@@ -114,7 +114,7 @@ async def test_a_connection_that_is_cut_before_the_acknowledgement_has_no_second
                     proxy.cut()
                 return assessed
 
-        far = Broker(proxy.url, broker.topology, confirm_timeout_seconds=5, name="test")
+        far = Broker(proxy.url, broker.topology, confirm_timeout_seconds=PATIENCE_SECONDS, name="test")
         await far.open()
         assessor = Cutting(database, far, clock)
         async with working(database, far, assessor, clock) as work:
@@ -333,7 +333,7 @@ async def test_a_lock_that_is_held_for_longer_than_a_statement_may_take_is_waite
     database: Database, database_url: str, broker: Broker, owner: asyncpg.Connection, tenant: Tenant, clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_SECONDS", 0.5)
     hurried = Database(database_url, pool_size=5, application_name="hurried")
     await hurried.open()
     events = some_points(11, CUSTOMERS)

@@ -15,7 +15,7 @@ from tallymarks.database import TRANSIENT_ERRORS, Database
 from tallymarks.errors import Unavailable
 from tallymarks.service import new_id
 from tests.integration.pipeline.parts import drain, end_sessions, messages_ready
-from tests.parts import START, until
+from tests.parts import PATIENCE_SECONDS, START, until
 from tests.proxy import Proxy, proxy_to
 
 
@@ -49,7 +49,7 @@ def ids_of(written: list[OutgoingMessage]) -> Counter[str]:
 async def far_broker(amqp_url: str, broker: Broker, topology: Topology) -> AsyncIterator[tuple[Broker, Proxy]]:
     """A broker behind a proxy that can break the way to it."""
     async with proxy_to(amqp_url) as proxy:
-        far = Broker(proxy.url, topology, confirm_timeout_seconds=0.5, name="test")
+        far = Broker(proxy.url, topology, confirm_timeout_seconds=PATIENCE_SECONDS, name="test")
         await far.open()
         yield far, proxy
         await far.close()
@@ -112,10 +112,20 @@ async def test_a_crash_between_publishing_and_deleting_sends_again(
 
 
 async def test_relays_share_the_work(
-    database: Database, broker: Broker, topology: Topology, owner: asyncpg.Connection
+    database: Database, broker: Broker, topology: Topology, owner: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = messages(topology, 450)
     await put(database, written)
+    publish, second_lot = broker.publish, asyncio.Event()
+
+    async def publish_together(message: OutgoingMessage) -> None:
+        # Whoever has the first lot keeps it until another relay has the second: they meet for certain.
+        if message.message_id == written[limits.OUTBOX_MESSAGES_MAX].message_id:
+            second_lot.set()
+        await second_lot.wait()
+        await publish(message)
+
+    monkeypatch.setattr(broker, "publish", publish_together)
 
     async def relay_all() -> list[int]:
         sent = []
