@@ -37,7 +37,7 @@ SELECT
     md5('a' || n) || E'\\n' || md5('b' || n) || '@example.com', now(), now(),
     now() + random() * interval '1 year'
 FROM generate_series(1, {CUSTOMERS}) n;
-INSERT INTO accounts SELECT tenant_id, customer_id, 0, NULL, false FROM customers;
+INSERT INTO accounts SELECT tenant_id, customer_id, 0, NULL, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 FROM customers;
 INSERT INTO events
 SELECT
     tenant_id, md5(customer_id::text)::uuid, customer_id, 'action', 'Shop.Visit', md5('c' || customer_id),

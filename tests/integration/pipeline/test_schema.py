@@ -135,6 +135,7 @@ async def test_other_policies_let_their_roles_read_one_table_and_no_more(owner: 
         ("segment_memberships", "tallymarks_housekeeper", "SELECT"),
         ("customers", "tallymarks_housekeeper", "SELECT"),
         ("triggers", "tallymarks_housekeeper", "SELECT"),
+        ("assessments", "tallymarks_housekeeper", "SELECT"),
         ("customers", "tallymarks_searcher", "SELECT"),
         ("tenants", "tallymarks_housekeeper", "SELECT"),
     }
@@ -170,6 +171,8 @@ async def test_the_other_roles_are_granted_a_few_columns_to_read(owner: asyncpg.
         ("tallymarks_housekeeper", "customers", "next_anniversary_at", "SELECT"),
         ("tallymarks_housekeeper", "triggers", "tenant_id", "SELECT"),
         ("tallymarks_housekeeper", "triggers", "due_at", "SELECT"),
+        ("tallymarks_housekeeper", "assessments", "tenant_id", "SELECT"),
+        ("tallymarks_housekeeper", "assessments", "recorded_at", "SELECT"),
         ("tallymarks_searcher", "customers", "tenant_id", "SELECT"),
         ("tallymarks_searcher", "customers", "customer_id", "SELECT"),
         ("tallymarks_searcher", "customers", "search_text", "SELECT"),
