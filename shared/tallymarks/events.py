@@ -29,6 +29,19 @@ class EventType(StrEnum):
     """Decided while the caller waits, and never recorded: only rules have this type."""
 
 
+RecordedType = Literal[
+    EventType.ACTION,
+    EventType.ORDER,
+    EventType.TRANSACTION,
+    EventType.REDEMPTION,
+    EventType.POINTS,
+    EventType.ERROR,
+    EventType.ANNIVERSARY,
+    EventType.REVERSAL,
+]
+"""The types that there are events of afterwards: all but baskets."""
+
+
 class EventBase(Model):
     """The fields that every event has."""
 
@@ -268,7 +281,7 @@ class RecordedEvent(Model):
     tenant_id: UUID
     customer_id: UUID
     created_at: Instant
-    event_type: EventType
+    event_type: RecordedType
     name_space: str | None
     reference: str | None
 

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from tallymarks.credentials import Role
 from tallymarks.errors import EventNotFound
-from tallymarks.events import EventType
+from tallymarks.events import RecordedType
 from tallymarks.rule_sets import rules_of_versions
 from tallymarks.rules.explanation import Explanation, expand, versions_named
 from tallymarks.sql import assessments as sql
@@ -27,7 +27,7 @@ class EventAssessment(Model):
     event_id: UUID
     tenant_id: UUID
     customer_id: UUID
-    event_type: EventType
+    event_type: RecordedType
     created_at: Instant
     assessed_at: Instant | None
     """Null for a redemption that no assessor has looked at yet."""

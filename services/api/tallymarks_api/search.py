@@ -11,7 +11,7 @@ from pydantic import Field
 from tallymarks import limits
 from tallymarks.database import Record
 from tallymarks.errors import SearchTooBroad
-from tallymarks.events import EventType, RecordedEvent
+from tallymarks.events import RecordedEvent, RecordedType
 from tallymarks.sql import events as events_sql
 from tallymarks.sql import ledger as ledger_sql
 from tallymarks.values import Instant, Model, Text
@@ -26,7 +26,7 @@ class EventSearch(PageQuery):
 
     customer_id: UUID | None = None
     event_id: UUID | None = None
-    event_type: EventType | None = None
+    event_type: RecordedType | None = None
     keyword: Text | None = None
     """Part of the nameSpace or the reference; case does not count."""
     from_at: Instant | None = None

@@ -124,6 +124,6 @@ async def earned(assessor: Assessor, tenant: Tenant, customer_id: object, quanti
 
 
 async def bare_customers(assessor: Assessor, tenant: Tenant, customer_ids: Iterable[UUID]) -> None:
-    """Customers that an event has made and nobody has registered."""
+    """Customers that an event has made and nobody has registered (an action of each who is known already)."""
     events = [ActionEvent(event_id=new_id(), customer_id=each, created_at=START) for each in customer_ids]
     await assessor.assess(tenant.tenant_id, events)

@@ -11,6 +11,7 @@ import pytest
 
 from tallymarks.database import Database
 from tallymarks.events import AnyEvent, OrderEvent, PointsEvent
+from tallymarks.rules.assessment import points_event, points_event_id
 from tallymarks.service import new_id
 from tallymarks.sql import events as events_sql
 from tallymarks.values import format_instant
@@ -48,6 +49,11 @@ class Search:
         """The ids of the events that fit, or whose transactions do."""
         return [row["eventId"] for row in await self.found(api, **query)]
 
+    @property
+    def finds_events(self) -> bool:
+        """Whether it searches for events."""
+        return self.path == EVENT_SEARCH
+
 
 BOTH = [
     Search(EVENT_SEARCH, "events", "eventId", "reference"),
@@ -68,6 +74,8 @@ class History:
     api: ApiClient
     assessor: Assessor
     tenant: Tenant
+    rule_id: UUID
+    """What gives three points for each order: each transaction of it is a points event too."""
     events: list[AnyEvent] = field(default_factory=list)
 
     async def happened(self, *events: AnyEvent) -> None:
@@ -75,16 +83,18 @@ class History:
         await self.assessor.assess(self.tenant.tenant_id, events)
         self.events.extend(events)
 
-    def newest_first(self, fits: Callable[[AnyEvent], bool] = lambda _: True) -> list[str]:
-        """The ids of the events that fit, as event search orders them."""
-        fitting = sorted((event.created_at or START, event.event_id) for event in self.events if fits(event))
+    def newest_first(self, search: Search, fits: Callable[[AnyEvent], bool] = lambda _: True) -> list[str]:
+        """The ids of the events that fit, or whose transactions do, newest first."""
+        followed = [points_event(event, 3, self.rule_id, 0) for event in self.events if event.event_type == "order"]
+        looked_at = [*self.events, *followed] if search.finds_events else self.events
+        fitting = sorted((event.created_at or START, event.event_id) for event in looked_at if fits(event))
         return [str(event_id) for _, event_id in reversed(fitting)]
 
 
 @pytest.fixture
 async def history(api: ApiClient, assessor: Assessor, tenant: Tenant) -> History:
-    await a_rule(api, "order", {"type": "points", "amount": 3}, name="Three an order")
-    return History(api, assessor, tenant)
+    rule = await a_rule(api, "order", {"type": "points", "amount": 3}, name="Three an order")
+    return History(api, assessor, tenant, UUID(rule["ruleId"]))
 
 
 def an_order(customer_id: UUID, at: datetime, name_space: str | None = None, reference: str | None = None) -> AnyEvent:
@@ -115,17 +125,23 @@ def some_points(customer_id: UUID, at: datetime, name_space: str | None = None) 
 async def test_a_found_event_has_the_fields_of_the_page(history: History, integration: ApiClient) -> None:
     await history.happened(an_order(ADA, START, "Shop.Checkout", "PO-1"))
     (event,) = history.events
-    assert await listed(integration, EVENT_SEARCH, "events") == [
-        {
-            "eventId": str(event.event_id),
-            "tenantId": str(history.tenant.tenant_id),
-            "customerId": str(ADA),
-            "createdAt": "2026-03-14T09:26:53.589Z",
-            "eventType": "order",
-            "nameSpace": "Shop.Checkout",
-            "reference": "PO-1",
-        }
-    ]
+    fields = {
+        "eventId": str(event.event_id),
+        "tenantId": str(history.tenant.tenant_id),
+        "customerId": str(ADA),
+        "createdAt": "2026-03-14T09:26:53.589Z",
+        "eventType": "order",
+        "nameSpace": "Shop.Checkout",
+        "reference": "PO-1",
+    }
+    assert await listed(integration, EVENT_SEARCH, "events", eventType="order") == [fields]
+    # The points that it gave are an event too, with the fields of what it follows from.
+    (followed,) = await listed(integration, EVENT_SEARCH, "events", eventType="points")
+    assert followed == {
+        **fields,
+        "eventId": str(points_event_id(event.event_id, history.rule_id, 0)),
+        "eventType": "points",
+    }
 
 
 async def test_a_found_transaction_has_the_fields_of_the_page(
@@ -144,6 +160,7 @@ async def test_a_found_transaction_has_the_fields_of_the_page(
         "tenantId": str(history.tenant.tenant_id),
         "eventId": str(event.event_id),
         "assessmentRuleId": rule["ruleId"],
+        "assessmentRuleVersion": 1,
         "createdAt": "2026-03-14T09:26:53.589Z",
         "nameSpace": "Shop.Checkout",
         "description": "Three an order",
@@ -189,16 +206,16 @@ async def test_every_combination_of_parameters_finds_what_fits_all_of_them(histo
     }
     for chosen in product((False, True), repeat=len(filters)):
         used = [name for name, is_used in zip(filters, chosen, strict=True) if is_used]
-        expected = history.newest_first(lambda event, used=used: all(filters[name][1](event) for name in used))  # type: ignore[misc]
+        expected = history.newest_first(search, lambda event, used=used: all(filters[name][1](event) for name in used))  # type: ignore[misc]
         found = await search.events_found(history.api, **{name: filters[name][0] for name in used})
         assert sorted(found) == sorted(expected), used
-        if search.path == EVENT_SEARCH:
+        if search.finds_events:
             assert found == expected, used
 
 
 async def test_both_bounds_of_time_are_included_to_the_millisecond(history: History, search: Search) -> None:
     await history.happened(an_order(ADA, START))
-    found = history.newest_first()
+    found = history.newest_first(search)
     for bounds, expected in (
         ({"fromAt": START}, found),
         ({"fromAt": START + MILLISECOND}, []),
@@ -217,7 +234,7 @@ async def test_each_event_type_can_be_asked_for(history: History, database: Data
     await history.happened(an_order(ADA, START), some_points(ADA, START))
     kinds = ["action", "order", "transaction", "redemption", "points", "error", "anniversary"]
     for kind in kinds:
-        of_kind = history.newest_first(lambda event, kind=kind: event.event_type == kind)  # type: ignore[misc]
+        of_kind = history.newest_first(search, lambda event, kind=kind: event.event_type == kind)  # type: ignore[misc]
         assert await search.events_found(history.api, eventType=kind) == of_kind
     made = [new_id() for _ in kinds]
     async with database.transaction(history.tenant.tenant_id) as connection:
@@ -233,14 +250,14 @@ async def test_a_keyword_is_part_of_the_name_space_or_the_reference(history: His
     names = [("Shop.Checkout", "PO_1%"), ("shop.visit", None), (None, "checkout\\7"), (None, None)]
     await history.happened(*(an_order(ADA, START, name_space, reference) for name_space, reference in names))
     for keyword in ("shop", "CHECKOUT", "po_1", "_", "%", "\\", "o", "Shop.Checkout", "nothing", "Shop.CheckoutPO_1%"):
-        expected = [
-            str(event.event_id)
-            for event in history.events
-            if any(keyword.lower() in (text or "").lower() for text in (event.name_space, event.reference))
-        ]
+
+        def has_it(event: AnyEvent, part: str = keyword.lower()) -> bool:
+            return any(part in (text or "").lower() for text in (event.name_space, event.reference))
+
+        expected = history.newest_first(search, has_it)
         assert sorted(await search.events_found(history.api, keyword=keyword)) == sorted(expected), keyword
     rows = await search.found(history.api, keyword="PO_1%")
-    assert [(row["nameSpace"], row[search.reference]) for row in rows] == [names[0]]
+    assert {(row["nameSpace"], row[search.reference]) for row in rows} == {names[0]}
 
 
 async def test_the_newest_come_first_and_pages_hold_each_once_also_at_one_instant(
@@ -251,7 +268,7 @@ async def test_the_newest_come_first_and_pages_hold_each_once_also_at_one_instan
     whole = await search.found(history.api)
     order = [(row["createdAt"], row[search.row_id]) for row in whole]
     assert order == sorted(order, reverse=True)
-    assert sorted(row["eventId"] for row in whole) == sorted(history.newest_first())
+    assert sorted(row["eventId"] for row in whole) == sorted(history.newest_first(search))
     queries: list[dict[str, object]] = [{}, {"customerId": ADA}, {"toAt": format_instant(times[2])}]
     for limit, query in product((1, 2, 4, 8, 9, 10, 100), queries):
         read = [page async for page in pages(history.api, search.path, search.rows, limit=limit, **query)]
@@ -262,15 +279,15 @@ async def test_the_newest_come_first_and_pages_hold_each_once_also_at_one_instan
 
 async def test_what_happens_meanwhile_neither_repeats_nor_skips_any(history: History, search: Search) -> None:
     await history.happened(*(an_order(ADA, START + timedelta(hours=hour)) for hour in range(4)))
-    expected = history.newest_first()
+    expected = sorted(history.newest_first(search))
     first = (await history.api.get(search.path, limit=2)).body
     await history.happened(an_order(ADA, START + timedelta(days=1)), an_order(BEN, START + timedelta(hours=3)))
     rest = await search.found(history.api, offsetKey=first["offsetKey"])
-    assert [row["eventId"] for row in first[search.rows] + rest] == expected
+    assert sorted(row["eventId"] for row in first[search.rows] + rest) == expected
 
 
 async def test_a_page_holds_50_unless_told_and_100_at_the_most(history: History, search: Search) -> None:
-    await history.happened(*(an_order(ADA, START) for _ in range(101)))
+    await history.happened(*(some_points(ADA, START) for _ in range(101)))
     assert [len(page) async for page in pages(history.api, search.path, search.rows)] == [50, 50, 1]
     assert [len(page) async for page in pages(history.api, search.path, search.rows, limit=100)] == [100, 1]
 
@@ -285,7 +302,7 @@ async def test_an_offset_key_of_another_search_is_refused(history: History, sear
     await history.happened(an_order(ADA, START, "a"), an_order(ADA, START, "a"))
     offset_key = (await history.api.get(search.path, limit=1, customerId=ADA)).body["offsetKey"]
     own = await history.api.get(search.path, limit=100, customerId=ADA, offsetKey=offset_key)
-    assert (own.status, len(own.body[search.rows])) == (200, 1)
+    assert (own.status, len(own.body[search.rows])) == (200, len(history.newest_first(search)) - 1)
     others: list[dict[str, object]] = [
         {},
         {"customerId": BEN},

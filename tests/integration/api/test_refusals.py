@@ -434,7 +434,8 @@ async def test_a_fault_of_ours_tells_a_request_id_and_nothing_else(
     assert "permission" not in json.dumps(answered.body)
 
 
-def test_every_call_but_administration_and_points_is_open_to_integrations() -> None:
+def test_every_call_is_open_to_integrations_but_administration_points_and_why() -> None:
     admin_only = {endpoint.path for endpoint in ENDPOINTS if endpoint.role is Role.ADMIN}
-    assert {path for path in admin_only if not path.startswith("/api/v1/admin/")} == {POINTS}
+    others = {path for path in admin_only if not path.startswith("/api/v1/admin/")}
+    assert others == {POINTS, f"{EVENTS}/{{eventId}}/assessment"}
     assert admin_only >= {endpoint.path for endpoint in ENDPOINTS if endpoint.path.startswith("/api/v1/admin/")}

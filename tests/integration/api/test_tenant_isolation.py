@@ -1,6 +1,7 @@
 """Nothing crosses tenants: neither through the api, nor in the database where a statement forgot the tenant."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -14,6 +15,7 @@ from tests.integration.api.given import (
     API_KEYS,
     CUSTOMERS,
     EVENT_SEARCH,
+    EVENTS,
     REDEMPTIONS,
     RULES,
     SEGMENTS,
@@ -22,6 +24,7 @@ from tests.integration.api.given import (
     a_customer,
     a_rule,
     a_segment,
+    bare_customers,
     earned,
     fresh_id,
     redemption,
@@ -84,6 +87,9 @@ async def possessions(
     lapsing: Json = {"mode": "period", "count": 1, "unit": "days"}
     segment_id = (await a_segment(api, name="VIP", expiry=lapsing))["segmentId"]
     rule_id = (await a_rule(api, "order", {"type": "points", "amount": 1}))["ruleId"]
+    follow_up: Json = {"type": "trigger", "after": {"count": 7, "unit": "days"}, "nameSpace": "Customer.FollowUp"}
+    await a_rule(api, "action", follow_up, limits={"perCustomer": 1, "total": 100})
+    await bare_customers(assessor, tenant, [UUID(customer_id)])
     event = redemption(customer_id, 10)
     assert (await api.post(REDEMPTIONS, event)).status == 200
     # The second time the first membership has lapsed, which is recorded.
@@ -107,6 +113,8 @@ async def test_another_tenant_reads_nothing(other: ApiClient, other_tenant: Tena
     customer = f"{CUSTOMERS}/{possessions.customer_id}"
     for path in (customer, f"{customer}/balance", f"{customer}/segments"):
         refused(await other.get(path), 404, "CustomerNotFound", "customerId", possessions.customer_id)
+    why = f"{EVENTS}/{possessions.event_id}/assessment"
+    refused(await other.get(why), 404, "EventNotFound", "eventId", possessions.event_id)
     for path in (f"{RULES}/{possessions.rule_id}", f"{RULES}/{possessions.rule_id}/versions"):
         refused(await other.get(path), 404, "NotFound", "ruleId", possessions.rule_id)
     refused(await other.get(f"{SEGMENTS}/{possessions.segment_id}"), 404, "NotFound")
@@ -236,6 +244,9 @@ async def test_the_ledger_is_never_changed_by_the_services(
         "UPDATE rule_versions SET definition = '{}'",
         "UPDATE rule_versions SET effective_from = effective_to",
         "DELETE FROM rule_versions",
+        "UPDATE assessments SET explanation = ''",
+        "DELETE FROM rule_uses",
+        "DELETE FROM customer_rule_uses",
         "DELETE FROM accounts",
         "DELETE FROM customers",
         "DELETE FROM api_keys",
@@ -260,6 +271,12 @@ async def test_the_roles_that_look_across_tenants_see_what_they_must_and_change_
         ("tallymarks_housekeeper", "SELECT", "tenants", "tenant_id"),
         ("tallymarks_housekeeper", "SELECT", "segment_memberships", "tenant_id"),
         ("tallymarks_housekeeper", "SELECT", "segment_memberships", "expiry_date_time"),
+        ("tallymarks_housekeeper", "SELECT", "customers", "tenant_id"),
+        ("tallymarks_housekeeper", "SELECT", "customers", "next_anniversary_at"),
+        ("tallymarks_housekeeper", "SELECT", "triggers", "tenant_id"),
+        ("tallymarks_housekeeper", "SELECT", "triggers", "due_at"),
+        ("tallymarks_housekeeper", "SELECT", "assessments", "tenant_id"),
+        ("tallymarks_housekeeper", "SELECT", "assessments", "recorded_at"),
     }
 
 

@@ -13,7 +13,7 @@ from tallymarks.database import Database
 from tallymarks.errors import BalanceOutOfRange
 from tallymarks.events import AnyEvent
 from tallymarks.rules.criteria import Check
-from tallymarks.rules.criteria_shared import NameSpace
+from tallymarks.rules.criteria_shared import EveryEvent
 from tallymarks.rules.facts import Facts
 from tests.integration.pipeline.parts import (
     RecordingAssessor,
@@ -22,7 +22,6 @@ from tests.integration.pipeline.parts import (
     count,
     differing_balances,
     give,
-    in_name_space,
     ledger_of,
     make_rule,
     messages_ready,
@@ -36,18 +35,19 @@ from tests.integration.pipeline.parts import (
 from tests.parts import START, ApiClient, Clock, Tenant, until
 
 POISON = "Poison"
+EVERY_EVENT = {"type": "everyEvent"}
 
 
 def fail_on_poison(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the criterion a fault that one nameSpace meets."""
-    check = NameSpace.check
+    check = EveryEvent.check
 
-    def faulty(self: NameSpace, facts: Facts) -> Check:
+    def faulty(self: EveryEvent, facts: Facts) -> Check:
         if facts.event.name_space == POISON:
             raise RuntimeError("a fault of ours")
         return check(self, facts)
 
-    monkeypatch.setattr(NameSpace, "check", faulty)
+    monkeypatch.setattr(EveryEvent, "check", faulty)
 
 
 async def until_put_aside(broker: Broker, number: int) -> list[dict[str, object]]:
@@ -107,7 +107,7 @@ async def test_an_event_that_passes_the_balances_bound_is_put_aside_and_all_othe
 async def test_an_event_that_our_own_fault_fails_is_put_aside_and_all_others_count(
     broker: Broker, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await make_rule(api, "action", give(1), criteria=[in_name_space("Good")])
+    await make_rule(api, "action", give(1), criteria=[EVERY_EVENT])
     fail_on_poison(monkeypatch)
     ids = seeded_ids(2)
     customer_id = ids()
@@ -133,7 +133,7 @@ async def test_finding_one_bad_event_takes_few_attempts(
     database: Database, broker: Broker, owner: asyncpg.Connection, tenant: Tenant, clock: Clock, api: ApiClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    await make_rule(api, "action", give(1), criteria=[in_name_space("Good")])
+    await make_rule(api, "action", give(1), criteria=[EVERY_EVENT])
     fail_on_poison(monkeypatch)
     ids = seeded_ids(3)
     customer_id = ids()
@@ -156,7 +156,7 @@ async def test_finding_one_bad_event_takes_few_attempts(
 async def test_a_batch_of_nothing_but_bad_events_is_put_aside_whole(
     broker: Broker, owner: asyncpg.Connection, tenant: Tenant, api: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await make_rule(api, "action", give(1), criteria=[in_name_space("Good")])
+    await make_rule(api, "action", give(1), criteria=[EVERY_EVENT])
     fail_on_poison(monkeypatch)
     ids = seeded_ids(4)
     events = [action(ids(), ids(), POISON) for _ in range(6)]
