@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import aiohttp
+import asyncpg
 
 from tallymarks.tenants import CreatedApiKey
 
@@ -21,6 +22,18 @@ async def until(condition: Callable[[], Awaitable[bool]], timeout_seconds: float
     async with asyncio.timeout(timeout_seconds):
         while not await condition():
             await asyncio.sleep(0.01)
+
+
+async def sessions_waiting_for_locks(connection: asyncpg.Connection, application_name: str) -> int:
+    """Count the sessions of this database, of the given name, that wait for somebody's lock."""
+    # Else a transaction goes on seeing the sessions that there were when it first looked.
+    await connection.execute("SELECT pg_stat_clear_snapshot()")
+    waiting: int = await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND application_name = $1 AND datname = current_database()",
+        application_name,
+    )
+    return waiting
 
 
 class Clock:

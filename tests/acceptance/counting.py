@@ -13,7 +13,7 @@ from pamqp.commands import Queue
 from tallymarks.broker import Broker
 from tallymarks.service import new_id
 from tests.acceptance.installation import Installation, Json, ServiceProcess
-from tests.parts import Answered, ApiClient, until
+from tests.parts import Answered, ApiClient, sessions_waiting_for_locks, until
 
 # The call of each type of event.
 CALLS = {"action": "actions", "order": "orders", "points": "points", "redemption": "redemptions"}
@@ -190,12 +190,8 @@ async def _queues(broker: Broker) -> list[Queue.DeclareOk]:
 
 async def until_waiting_for_a_lock(owner: asyncpg.Connection, session_count: int, application_name: str) -> None:
     """Wait until so many of a service's database sessions wait for a lock."""
-    statement = """
-        SELECT count(*) FROM pg_stat_activity
-        WHERE wait_event_type = 'Lock' AND application_name = $1 AND datname = current_database()
-    """
 
     async def are_waiting() -> bool:
-        return bool(await owner.fetchval(statement, application_name) >= session_count)
+        return await sessions_waiting_for_locks(owner, application_name) >= session_count
 
     await until(are_waiting)

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from tallymarks.broker import Broker
-from tests.parts import Answered, ApiClient
+from tests.parts import Answered, ApiClient, sessions_waiting_for_locks
 
 STILL = object()
 
@@ -75,12 +75,7 @@ async def queued(broker: Broker) -> int:
 
 async def waits_for_a_lock(owner: asyncpg.Connection) -> bool:
     """Whether some session of this database waits for another's lock."""
-    statement = """
-    SELECT EXISTS (
-        SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-    )
-    """
-    return bool(await owner.fetchval(statement))
+    return await sessions_waiting_for_locks(owner, "test") > 0
 
 
 async def all_at_once(*calls: Coroutine[Any, Any, Answered]) -> list[Answered]:

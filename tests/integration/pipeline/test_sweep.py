@@ -27,7 +27,7 @@ from tests.integration.pipeline.parts import (
     memberships_of,
     seeded_ids,
 )
-from tests.parts import PATIENCE_SECONDS, ApiClient, Clock, Tenant, until
+from tests.parts import PATIENCE_SECONDS, ApiClient, Clock, Tenant, sessions_waiting_for_locks, until
 
 TICK = timedelta(milliseconds=1)
 
@@ -142,18 +142,6 @@ async def notified(owner: asyncpg.Connection) -> list[LapseNotification]:
     return [LapseNotification.model_validate_json(row["body"]) for row in await owner.fetch("SELECT body FROM outbox")]
 
 
-async def until_waiting_for_locks(owner: asyncpg.Connection, session_count: int) -> None:
-    """Wait until so many sessions of this database wait for a lock."""
-    statement = """
-        SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()
-    """
-
-    async def are_waiting() -> bool:
-        return bool(await owner.fetchval(statement) == session_count)
-
-    await until(are_waiting)
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 async def test_each_lapsed_membership_is_removed_recorded_and_told_of_once_in_bounded_lots(
     database: Database, topology: Topology, owner: asyncpg.Connection, tenant: Tenant, clock: Clock, workers: int
@@ -173,7 +161,11 @@ async def test_each_lapsed_membership_is_removed_recorded_and_told_of_once_in_bo
         # Each has locked a lot and is about to record it: they meet for certain.
         await owner.execute("LOCK TABLE segment_lapses IN SHARE MODE")
         sweeping = [asyncio.create_task(sweep_all(sweeper)) for sweeper in sweepers]
-        await until_waiting_for_locks(owner, workers)
+
+        async def are_waiting() -> bool:
+            return await sessions_waiting_for_locks(owner, "test") == workers
+
+        await until(are_waiting)
     shares = await asyncio.gather(*sweeping)
     assert sum(map(sum, shares)) == 20_000
     assert max(map(max, shares)) <= limits.SWEEP_MEMBERSHIPS_MAX
