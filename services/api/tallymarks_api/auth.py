@@ -6,6 +6,7 @@ goes on working, so that ingestion does.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -54,6 +55,9 @@ class Authenticator:
         self._database = database
         self._clock = clock
         self._cache: LRUCache[tuple[UUID, str], _Cached] = LRUCache(limits.API_KEYS_CACHED_MAX)
+        # Keys that nobody has used here yet are looked up one at a time: whoever makes keys up leaves a connection for
+        # those that are known, which would else be trusted unread for want of one.
+        self._strangers = asyncio.Semaphore(1)
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """Give the caller.
@@ -85,7 +89,7 @@ class Authenticator:
             # One request looks; those that arrive meanwhile need not wait for it.
             cached.fresh_until = now + 2 * LOOKUP_TIMEOUT_SECONDS
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS):
+            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._strangers if cached is None else nullcontext():
                 known = await self._read(tenant_id, api_key)
         except TIMED_LOOKUP_ERRORS as error:
             if cached is None or now > cached.read_at + limits.API_KEY_STALE_SECONDS:

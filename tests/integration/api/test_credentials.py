@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -10,9 +11,10 @@ from tallymarks import limits
 from tallymarks.broker import Broker
 from tallymarks.credentials import Role
 from tallymarks.database import Database
+from tallymarks.errors import Unauthorized, Unavailable
 from tallymarks.service import listening, new_id
 from tallymarks.settings import Settings
-from tallymarks_api.auth import Authenticator
+from tallymarks_api.auth import Authenticator, _Known
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
 from tallymarks_api.intake import Intake
@@ -189,3 +191,44 @@ async def test_a_secret_is_shown_once_and_kept_nowhere(
         for text in (secret, secret.encode().hex()):
             assert text not in stored
             assert all(text not in str(answered.body) for answered in shown)
+
+
+async def test_made_up_keys_do_not_keep_a_disabled_one_trusted(
+    database_url: str, tenant: Tenant, owner: asyncpg.Connection, seconds: Seconds
+) -> None:
+    class Asked(Authenticator):
+        """Looking up keys that were made up takes as long as the test likes, and a connection each."""
+
+        def __init__(self, database: Database) -> None:
+            super().__init__(database, seconds)
+            self.of_strangers = database
+            self.looking, self.may_end = asyncio.Event(), asyncio.Event()
+
+        async def _read(self, tenant_id: UUID, api_key: str) -> _Known | None:
+            if not api_key.startswith("made-up"):
+                return await super()._read(tenant_id, api_key)
+            async with self.of_strangers.connection():
+                self.looking.set()
+                await self.may_end.wait()
+            return None
+
+    keys = Database(database_url, pool_size=2, application_name="keys")
+    await keys.open()
+    try:
+        authenticator = Asked(keys)
+        right = credentials(tenant.integration)
+        assert (await authenticator.authenticate(right)).tenant_id == tenant.tenant_id
+        await owner.execute("UPDATE api_keys SET is_enabled = false")
+        seconds.now += limits.API_KEY_FRESH_SECONDS
+        made_up = [
+            asyncio.create_task(authenticator.authenticate({**right, "x-api-key": f"made-up-{number}"}))
+            for number in range(10)
+        ]
+        await authenticator.looking.wait()
+        with pytest.raises(Unauthorized):
+            await authenticator.authenticate(right)
+        authenticator.may_end.set()
+        outcomes = await asyncio.gather(*made_up, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {Unauthorized, Unavailable}
+    finally:
+        await keys.close()
