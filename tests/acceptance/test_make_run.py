@@ -151,7 +151,7 @@ async def test_make_run_serves_what_it_prints_leaves_no_process_and_finds_its_da
         order, balance, events, transactions, segments = commands = run.commands
         assert type_in(order)["isExisting"] is False
         await until(partial(has_balance, balance, 29))
-        assert [event["eventType"] for event in type_in(events)["events"]] == ["order"]
+        assert sorted(event["eventType"] for event in type_in(events)["events"]) == ["order", "points"]
         assert [row["amount"] for row in type_in(transactions)["customerTransactions"]] == [29]
         assert type_in(segments)["segments"] == []
 
