@@ -7,6 +7,7 @@ import asyncpg
 import orjson
 import pytest
 
+from tallymarks import limits
 from tallymarks.broker import Broker
 from tallymarks.service import new_id
 from tests.acceptance.counting import (
@@ -54,8 +55,9 @@ async def test_an_api_told_to_stop_answers_the_requests_under_way(
         events = [action(new_id()) for _ in range(20)]
         redemptions = [redemption(customer_id, 1) for _ in range(5)]
         posting = asyncio.gather(*(post(client, one) for one in events))
-        # The broker holds the events, and only their confirms are missing.
-        await until_messages_wait(broker, len(events))
+        # The broker holds the lots that are under way, and only their confirms are missing; the other events make up
+        # the next lot.
+        await until_messages_wait(broker, limits.INTAKE_LOTS_AT_ONCE)
         async with owner.transaction():
             await owner.execute("SELECT FROM accounts WHERE customer_id = $1 FOR UPDATE", customer_id)
             redeeming = asyncio.gather(*(post(client, one) for one in redemptions))
