@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -25,6 +26,7 @@ POLL_SECONDS = 0.05
 
 # Below the kernel's default range for outgoing connections, so that no connection takes a port before its server does.
 PORT_RANGE = range(15_000, 32_000)
+_ports = cycle(random.sample(PORT_RANGE, len(PORT_RANGE)))
 
 
 class LocalServerError(Exception):
@@ -96,13 +98,11 @@ def is_port_free(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different TCP ports that nobody listens on now, on the loopback address."""
-    ports: set[int] = set()
-    while len(ports) < count:
-        port = random.choice(PORT_RANGE)  # noqa: S311 - spread, not secrecy
-        if is_port_free(port):
-            ports.add(port)
-    return list(ports)
+    """Different TCP ports that nobody listens on now, on the loopback address.
+
+    Each is given out once, so that two servers that are about to start never get the same one.
+    """
+    return list(islice((port for port in _ports if is_port_free(port)), count))
 
 
 def processes_of(directory: Path) -> list[psutil.Process]:

@@ -31,7 +31,7 @@ from tests.integration.pipeline.parts import (
     seeded_ids,
     working,
 )
-from tests.parts import START, ApiClient, Clock, Tenant, until
+from tests.parts import PATIENCE_SECONDS, START, ApiClient, Clock, Tenant, until
 
 TICK = timedelta(milliseconds=1)
 LEAP_DAY = datetime(2024, 2, 29, 12, 30, 0, 1000, tzinfo=UTC)
@@ -268,7 +268,7 @@ async def test_a_round_is_left_when_it_is_to_stop_and_the_lot_under_way_is_finis
         return new_id()
 
     anniversaries = Anniversaries(database, topology, now=clock, new_id=stopping, committed=asyncio.Event())
-    await asyncio.wait_for(anniversaries.run(stop), 20)
+    await asyncio.wait_for(anniversaries.run(stop), PATIENCE_SECONDS)
     (first, *_) = messages = await messages_in_outbox(owner)
     assert {message.tenant_id for message in messages} == {first.tenant_id}
     assert sum(len(message.events) for message in messages) == 3

@@ -11,7 +11,7 @@ from tallymarks.database import Database, DatabaseAway
 from tallymarks.service import new_id
 from tallymarks.sql import triggers as sql
 from tests.integration.pipeline.parts import schedule, seeded_ids, trigger
-from tests.parts import Clock, Tenant, until
+from tests.parts import PATIENCE_SECONDS, Clock, Tenant, until
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ async def test_rounds_follow_one_another_while_there_is_something_and_at_every_p
 
     await until(are_done)
     stop.set()
-    await asyncio.wait_for(running, 20)
+    await asyncio.wait_for(running, PATIENCE_SECONDS)
 
 
 async def test_a_stop_does_not_wait_for_the_next_poll() -> None:
@@ -90,4 +90,4 @@ async def test_a_stop_does_not_wait_for_the_next_poll() -> None:
     running = asyncio.create_task(rounds.keep_going(go_round, stop, poll_seconds=3_600, done="did something"))
     await waiting.wait()
     stop.set()
-    await asyncio.wait_for(running, 20)
+    await asyncio.wait_for(running, PATIENCE_SECONDS)

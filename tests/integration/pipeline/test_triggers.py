@@ -37,7 +37,7 @@ from tests.integration.pipeline.parts import (
     trigger,
     working,
 )
-from tests.parts import START, ApiClient, Clock, Tenant, until
+from tests.parts import PATIENCE_SECONDS, START, ApiClient, Clock, Tenant, until
 
 TICK = timedelta(milliseconds=1)
 
@@ -220,7 +220,7 @@ async def test_a_round_is_left_when_it_is_to_stop_and_the_lot_under_way_is_finis
         return new_id()
 
     triggers = Triggers(database, topology, now=clock, new_id=stopping, committed=asyncio.Event())
-    await asyncio.wait_for(triggers.run(stop), 20)
+    await asyncio.wait_for(triggers.run(stop), PATIENCE_SECONDS)
     (first, *_) = messages = await messages_in_outbox(owner)
     assert {message.tenant_id for message in messages} == {first.tenant_id}
     assert sum(len(message.events) for message in messages) == 3
