@@ -111,6 +111,7 @@ class TestWhatItSees:
             (f"{ITEMS}.exists(i, i.sku == event.reference)", "event.order.items has 0, event.reference = 'R-1'"),
             ("event.createdAt < now", "event.createdAt = 2026-03-14T09:26:53.589Z"),
             ("totals.counts.order + totals.counts.order == 0", "totals.counts.order = 0"),
+            ("['a'].exists(event, event == 'a' && .event.order.total > 5.0)", "event.order.total = 10.0"),
             ("true", "true"),
         ],
     )
@@ -312,6 +313,7 @@ class TestRefused:
         (SMALL, {EventType.ORDER}),
         ("has(event.basket)", {EventType.BASKET}),
         ("['a'].exists(event, event == 'order')", RULE_TYPES),
+        ("['a'].exists(event, .event.order.total > 5.0)", {EventType.ORDER}),
     ],
 )
 def test_goes_with_the_types_that_have_its_fields(text: str, event_types: set[EventType]) -> None:
@@ -325,6 +327,7 @@ def test_memberships_are_needed_where_it_asks_for_segments() -> None:
     assert needed("segments.size() > 0")
     assert not needed("event.campaign == 'segments'")
     assert not needed("['a'].exists(segments, segments == 'a')")
+    assert needed("['a'].exists(segments, segments == 'a' && .segments.size() > 0)")
 
 
 class TestCost:

@@ -176,7 +176,7 @@ class Review:
         self._pay(expr, times * NODE_STEPS)
         if expr.HasField("name"):
             if expr.name.name not in bound:
-                self.names.add(expr.name.name)
+                self.names.add(_variable(expr))
         elif expr.HasField("select"):
             self._look_at_field(expr, bound)
             self._look(expr.select.operand, times, bound)
@@ -198,7 +198,7 @@ class Review:
             expr = expr.select.operand
         if not expr.HasField("name") or expr.name.name in bound:
             return
-        path = Path((expr.name.name, *reversed(steps)))
+        path = Path((_variable(expr), *reversed(steps)))
         if path.steps[0] == "event" and path.steps[1] in BODIES:
             self.event_types &= BODIES[path.steps[1]]
             if not self.event_types:
@@ -304,6 +304,12 @@ _LENGTH_MAX = max(*FORMS.lengths.values(), limits.EXPRESSION_SEGMENTS_MAX, limit
 def _value_of(message: Any) -> bytes:
     value: bytes = message.value
     return value
+
+
+def _variable(expr: Any) -> str:
+    """Name a variable: in a loop that has bound the same name, it has a dot before it."""
+    name: str = expr.name.name
+    return name.removeprefix(".")
 
 
 def _parts_of_append(step: Any) -> Iterable[Any]:
