@@ -438,7 +438,7 @@ def _nested(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.one_of(
         st.tuples(inner, st.sampled_from(["&&", "||"]), inner).map(lambda parts: f"({' '.join(parts)})"),
         st.tuples(inner, inner, inner).map(lambda parts: f"({parts[0]} ? {parts[1]} : {parts[2]})"),
-        inner.map(lambda part: f"!{part}"),
+        inner.map(lambda part: f"!({part})"),
         st.tuples(st.sampled_from(["all", "exists", "exists_one"]), inner).map(
             lambda parts: f"event.attributes.{parts[0]}(a, {parts[1]})"
         ),

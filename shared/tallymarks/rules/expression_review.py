@@ -9,14 +9,14 @@ those of a list, and the rest is costed for the largest event and customer that 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from google.protobuf.message import DecodeError
 
 from tallymarks import limits
 from tallymarks.events import EventType
 from tallymarks.rules.expression_types import FieldType, Scalar, declare, message_class
-from tallymarks.rules.expression_view import BODIES, FORMS
+from tallymarks.rules.expression_view import BODIES, FORMS, VARIABLES, Path
 
 PACKAGE = "cel.expr"
 
@@ -130,16 +130,6 @@ class Fault(ValueError):  # noqa: N818 - it is an answer, not a failure of the p
         super().__init__(f"{line}:{column}: {message}")
 
 
-class Path(NamedTuple):
-    """A field that the expression looks at: variable and fields, such as event, order, total."""
-
-    steps: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """Write it as in the expression."""
-        return ".".join(self.steps)
-
-
 @dataclass
 class Review:
     """What was found in one expression."""
@@ -148,10 +138,10 @@ class Review:
     is_pattern: Callable[[str], bool]
     is_time_zone: Callable[[str], bool]
     steps: int = 0
-    names: set[str] = field(default_factory=set)
-    """The variables that it asks for."""
+    needs: dict[Path, None] = field(default_factory=dict)
+    """All that it looks at: variables, and fields with all that is below them."""
     paths: dict[Path, None] = field(default_factory=dict)
-    """The fields that it looks at, in the order of the text."""
+    """The fields that it names, in the order of the text."""
     event_types: frozenset[EventType] = frozenset(EventType)
     """The types of event that have all of its fields."""
     _types: dict[int, Any] = field(default_factory=dict)
@@ -175,11 +165,9 @@ class Review:
         """Look at one node that is evaluated so many times; `bound` has the names of the loops around it."""
         self._pay(expr, times * NODE_STEPS)
         if expr.HasField("name"):
-            if expr.name.name not in bound:
-                self.names.add(_variable(expr))
+            self._need(expr, bound, ())
         elif expr.HasField("select"):
-            self._look_at_field(expr, bound)
-            self._look(expr.select.operand, times, bound)
+            self._look_at_field(expr, times, bound)
         elif expr.HasField("call"):
             self._look_at_call(expr, times, bound)
         elif expr.HasField("list"):
@@ -191,20 +179,35 @@ class Review:
         elif expr.HasField("loop"):
             self._look_at_loop(expr, times, bound)
 
-    def _look_at_field(self, expr: Any, bound: frozenset[str]) -> None:
-        place, steps = expr, list[str]()
-        while expr.HasField("select"):
+    def _look_at_field(self, expr: Any, times: int, bound: frozenset[str]) -> None:
+        """Look at a field, of a field, and so on, down to a variable or whatever else has the first of them."""
+        place, steps = expr, [expr.select.field]
+        while (expr := expr.select.operand).HasField("select"):
+            self._pay(expr, times * NODE_STEPS)
             steps.append(expr.select.field)
-            expr = expr.select.operand
-        if not expr.HasField("name") or expr.name.name in bound:
+        if not expr.HasField("name"):
+            self._look(expr, times, bound)
             return
-        path = Path((_variable(expr), *reversed(steps)))
+        self._pay(expr, times * NODE_STEPS)
+        path = self._need(expr, bound, tuple(reversed(steps)))
+        if path is None:
+            return
         if path.steps[0] == "event" and path.steps[1] in BODIES:
             self.event_types &= BODIES[path.steps[1]]
             if not self.event_types:
                 self._refuse(place, "no event has this field together with those before it")
         if not any(known.steps[: len(path.steps)] == path.steps for known in self.paths):
             self.paths[path] = None
+
+    def _need(self, expr: Any, bound: frozenset[str], steps: tuple[str, ...]) -> Path | None:
+        """Note what is looked at of a variable; what a loop has bound is no variable, but part of what it runs over."""
+        # In a loop that has bound the name of a variable, the variable is the name with a dot before it.
+        name = expr.name.name.removeprefix(".")
+        if expr.name.name in bound or name not in VARIABLES:
+            return None
+        path = Path((name, *steps))
+        self.needs[path] = None
+        return path
 
     def _look_at_call(self, expr: Any, times: int, bound: frozenset[str]) -> None:
         call = expr.call
@@ -304,12 +307,6 @@ _LENGTH_MAX = max(*FORMS.lengths.values(), limits.EXPRESSION_SEGMENTS_MAX, limit
 def _value_of(message: Any) -> bytes:
     value: bytes = message.value
     return value
-
-
-def _variable(expr: Any) -> str:
-    """Name a variable: in a loop that has bound the same name, it has a dot before it."""
-    name: str = expr.name.name
-    return name.removeprefix(".")
 
 
 def _parts_of_append(step: Any) -> Iterable[Any]:

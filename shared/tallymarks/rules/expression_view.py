@@ -1,16 +1,20 @@
 """What an expression looks at: typed messages, derived from the models of events and filled from one event's facts.
 
+Most expressions look at one field or two, so a field is filled when the first expression of an event's rules needs it.
+
 Types are what makes the check at save time worth something: an unknown field, a comparison of a number with a text and
 a result that is no truth value are found there, and a field that is absent reads as empty instead of failing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 from uuid import UUID
 
+from cel_expr_python import cel
 from google.protobuf.message import Message
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
@@ -54,6 +58,16 @@ SCALARS: Mapping[type, tuple[Scalar, type]] = {
 """How a value is declared, and what it is turned into: the language has no exact decimals."""
 
 
+class Path(NamedTuple):
+    """A field that an expression looks at: variable and fields, such as event, order, total; or a whole variable."""
+
+    steps: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Write it as in the expression."""
+        return ".".join(self.steps)
+
+
 class Field(NamedTuple):
     """How one field of a message is filled."""
 
@@ -65,6 +79,17 @@ class Field(NamedTuple):
     """What kind of message it is; None for a scalar."""
     convert: type | None
     """What a scalar is turned into; None for a time."""
+
+
+class Step(NamedTuple):
+    """One field that is to be filled, and what of the messages in it."""
+
+    field: Field
+    below: "Plan"
+
+
+Plan = Mapping[str, Step]
+"""What is to be filled of a message, by the names of its fields."""
 
 
 class Forms:
@@ -120,33 +145,41 @@ class Forms:
         fields.append(field)
         self.declared.setdefault(message, []).append(FieldType(field.name, len(fields), declared, field.is_list))
 
-    def fill(self, message: Message, name: str, source: object) -> None:
-        """Fill a message from a model, or whatever has attributes of these names; what it has not stays absent.
-
-        Raises:
-            ValueError: a number beyond 64 bits.
-        """
-        for field in self.fields[name]:
-            value = getattr(source, field.attribute, None)
-            if value is None:
-                continue
-            if field.message is None:
-                _put_scalar(message, field, value)
-            elif field.is_list:
-                parts = getattr(message, field.name)
-                for one in value:
-                    self.fill(parts.add(), field.message, one)
-            else:
-                self.fill(_part(message, field.name), field.message, value)
+    def plan(self, message: str, steps: tuple[str, ...]) -> Plan:
+        """Say what of a message to fill for one field; where no step is left, all."""
+        fields = [one for one in self.fields[message] if not steps or one.name == steps[0]]
+        return {one.name: Step(one, self.plan(one.message, steps[1:]) if one.message else {}) for one in fields}
 
 
-def _put_scalar(message: Message, field: Field, value: Any) -> None:
-    if field.is_list:
-        getattr(message, field.name).extend(value)
-    elif field.convert is None:
-        getattr(message, field.name).FromDatetime(value)
+def _fill(message: Message, plan: Plan, source: object) -> None:
+    """Fill a message from a model, or whatever has attributes of these names; what it has not stays absent.
+
+    What is filled already is filled with the same again.
+
+    Raises:
+        ValueError: a number beyond 64 bits.
+    """
+    for field, below in plan.values():
+        value = getattr(source, field.attribute, None)
+        if value is None:
+            continue
+        if field.is_list:
+            _fill_list(getattr(message, field.name), field, below, value)
+        elif field.message is not None:
+            _fill(_part(message, field.name), below, value)
+        elif field.convert is None:
+            getattr(message, field.name).FromDatetime(value)
+        else:
+            setattr(message, field.name, field.convert(value))
+
+
+def _fill_list(parts: Any, field: Field, below: Plan, values: Iterable[Any]) -> None:
+    del parts[:]
+    if field.message is None:
+        parts.extend(values)
     else:
-        setattr(message, field.name, field.convert(value))
+        for one in values:
+            _fill(parts.add(), below, one)
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:
@@ -179,48 +212,97 @@ BODIES: Mapping[str, frozenset[EventType]] = {
 _EVENT, _CUSTOMER, _TOTALS = (message_class(FORMS.pool, name) for name in (EVENT, CUSTOMER, TOTALS))
 
 
-def variables(facts: Facts) -> dict[str, Any]:
-    """Give each variable its value, for one event.
+class View:
+    """What the expressions look at for one event: each field is made once, when the first of them needs it."""
 
-    Raises:
-        ValueError: a number beyond 64 bits.
-    """
-    segments = sorted(str(one) for one in facts.customer.memberships if facts.customer.is_member(one, facts.now))
-    return {
-        "event": _event(facts),
-        "customer": _customer(facts),
-        "totals": _totals(facts),
-        "segments": segments,
-        "now": facts.now,
-    }
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.variables: dict[str, Any] = {}
+        self.failures: dict[Path, str] = {}
+        """What could not be made, and why: it has a number beyond 64 bits."""
+        self.activation: cel.Activation | None = None
+        """What the library has made of the variables as they are."""
+        self._made: set[Path] = set()
+
+    def make(self, needs: Iterable[Path], facts: Facts) -> None:
+        """See to it that of these facts there is what is needed, each field with all that is below it."""
+        for path in needs:
+            if path in self._made:
+                continue
+            self._made.add(path)
+            self.activation = None
+            try:
+                self._make(path, facts)
+            except ValueError as error:
+                self.failures[path] = str(error)
+
+    def _make(self, path: Path, facts: Facts) -> None:
+        name = path.steps[0]
+        if name == "now":
+            self.variables[name] = facts.now
+        elif name == "segments":
+            current = (one for one in facts.customer.memberships if facts.customer.is_member(one, facts.now))
+            self.variables[name] = sorted(map(str, current))
+        else:
+            if name not in self.variables:
+                self.variables[name] = MESSAGES[name].made()
+            MESSAGES[name].fill(self.variables[name], _plan(path), facts)
 
 
-def _event(facts: Facts) -> Message:
-    message = _EVENT()
-    FORMS.fill(message, EVENT, facts.event)
-    _set(message, "eventType", str(facts.event_type))
-    if isinstance(facts.event, BasketEvent) and facts.event_type == EventType.ORDER:
+@cache
+def _plan(path: Path) -> Plan:
+    return FORMS.plan(MESSAGES[path.steps[0]].name, path.steps[1:])
+
+
+def field_of(path: Path) -> Field:
+    """Look up the field at the end of a path."""
+    fields = _plan(path)
+    for step in path.steps[1:-1]:
+        fields = fields[step].below
+    return fields[path.steps[-1]].field
+
+
+def _fill_event(message: Message, plan: Plan, facts: Facts) -> None:
+    _fill(message, plan, facts.event)
+    if "eventType" in plan:
+        _set(message, "eventType", str(facts.event_type))
+    if "order" in plan and isinstance(facts.event, BasketEvent) and facts.event_type == EventType.ORDER:
         # A basket is also looked at as the order that it may become.
-        FORMS.fill(_part(message, "order"), f"{PACKAGE}.Order", facts.event.basket)
-    return message
+        _fill(_part(message, "order"), plan["order"].below, facts.event.basket)
 
 
-def _customer(facts: Facts) -> Message:
-    message = _CUSTOMER()
-    FORMS.fill(message, CUSTOMER, facts.customer)
-    _set(message, "balance", facts.balance_before)
-    return message
+def _fill_customer(message: Message, plan: Plan, facts: Facts) -> None:
+    _fill(message, plan, facts.customer)
+    if "balance" in plan:
+        _set(message, "balance", facts.balance_before)
 
 
-def _totals(facts: Facts) -> Message:
-    message, totals = _TOTALS(), facts.customer.totals
-    for name in COUNTED_TYPES:
+def _fill_totals(message: Message, plan: Plan, facts: Facts) -> None:
+    totals = facts.customer.totals
+    for name in plan["counts"].below if "counts" in plan else ():
         _set(_part(message, "counts"), name, totals.count(name))
-    for name in VALUED_TYPES:
+    for name in plan["values"].below if "values" in plan else ():
         _set(_part(message, "values"), name, float(totals.value(name)))
-    _set(message, "spend", float(totals.spend))
-    _set(message, "pointsEarned", totals.points_earned)
-    return message
+    if "spend" in plan:
+        _set(message, "spend", float(totals.spend))
+    if "pointsEarned" in plan:
+        _set(message, "pointsEarned", totals.points_earned)
+
+
+class Filled(NamedTuple):
+    """How a variable that is a message is made."""
+
+    name: str
+    made: Callable[[], Message]
+    fill: Callable[[Message, Plan, Facts], None]
+
+
+MESSAGES: Mapping[str, Filled] = {
+    "event": Filled(EVENT, _EVENT, _fill_event),
+    "customer": Filled(CUSTOMER, _CUSTOMER, _fill_customer),
+    "totals": Filled(TOTALS, _TOTALS, _fill_totals),
+}
+VARIABLES = (*MESSAGES, "segments", "now")
 
 
 def _set(message: Message, name: str, value: object) -> None:

@@ -15,8 +15,8 @@ from cel_expr_python import cel
 from tallymarks import limits
 from tallymarks.errors import shown
 from tallymarks.events import EventType
-from tallymarks.rules.expression_review import Fault, Path, Review
-from tallymarks.rules.expression_view import CUSTOMER, EVENT, FORMS, TOTALS, variables
+from tallymarks.rules.expression_review import Fault, Review
+from tallymarks.rules.expression_view import CUSTOMER, EVENT, FORMS, TOTALS, Field, Path, View, field_of
 from tallymarks.rules.facts import Facts
 from tallymarks.values import format_instant
 
@@ -48,13 +48,40 @@ class Result(NamedTuple):
     """The fields that it looked at, with their values; and why it failed, where it did."""
 
 
-class View(NamedTuple):
-    """What every expression looks at for one event: made once."""
+class Shown(NamedTuple):
+    """A field that is shown with what an expression came to."""
 
-    variables: dict[str, Any]
-    activation: cel.Activation
-    segments: int
-    """How many the customer is in. Only what asks for them is handed them, and fails where they are too many."""
+    text: str
+    """Its path, as it is written."""
+    variable: str
+    outer: tuple[str, ...]
+    """The messages on the way to it."""
+    field: Field
+
+    @classmethod
+    def of(cls, path: Path) -> "Shown":
+        """Look up once what does not change from event to event."""
+        variable, *outer, _ = path.steps
+        return cls(str(path), variable, tuple(outer), field_of(path))
+
+    def seen(self, view: View) -> str:
+        """Write what is there as the explanation shows it."""
+        return f"{self.text} {self._value(view.variables[self.variable])}"
+
+    def _value(self, message: Any) -> str:
+        for step in self.outer:
+            if not message.HasField(step):
+                return "is absent"
+            message = getattr(message, step)
+        _, name, is_list, part, convert = self.field
+        if is_list:
+            return f"has {len(getattr(message, name))}"
+        if not message.HasField(name):
+            return "is absent"
+        if part is not None:
+            return "is there"
+        value = getattr(message, name)
+        return f"= {value!r}" if convert is not None else f"= {format_instant(value.ToDatetime(UTC))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +89,10 @@ class Program:
     """A compiled expression."""
 
     expression: cel.Expression
-    paths: tuple[Path, ...]
-    """The fields that it looks at."""
+    shown: tuple[Shown, ...]
+    """The fields that are shown with what it came to."""
+    needs: tuple[Path, ...]
+    """All that it looks at: nothing else is made of an event for it."""
     event_types: frozenset[EventType]
     """The types of event that have all of them."""
     asks_segments: bool
@@ -72,25 +101,31 @@ class Program:
 
     def evaluate(self, facts: Facts) -> Result:
         """Evaluate it for one event; whatever fails does not match, and says why."""
-        view = view_of(facts)
-        if isinstance(view, str):
-            return Result(matched=False, saw=_cut(f"failed: {view}"))
-        if self.asks_segments and view.segments > limits.EXPRESSION_SEGMENTS_MAX:
+        view: View | None = facts.memo.get(View)
+        if view is None:
+            view = facts.memo[View] = View()
+        view.make(self.needs, facts)
+        if view.failures and (reasons := [view.failures[path] for path in self.needs if path in view.failures]):
+            return Result(matched=False, saw=_cut(f"failed: {reasons[0]}"))
+        if self.asks_segments and len(view.variables["segments"]) > limits.EXPRESSION_SEGMENTS_MAX:
             reason = f"failed: the customer is in more than {limits.EXPRESSION_SEGMENTS_MAX} segments"
             return Result(matched=False, saw=reason)
         try:
             value = self.expression.eval(self._activation(view)).value()
         except RuntimeError as error:
             value = str(error)
-        seen = [f"{path} {_seen(view, path)}" for path in self.paths]
+        seen = [field.seen(view) for field in self.shown]
         if isinstance(value, bool):
             return Result(value, _cut(", ".join(seen) or str(value).lower()))
         return Result(matched=False, saw=_cut(", ".join([f"failed: {_without_noise(str(value))}", *seen])))
 
     def _activation(self, view: View) -> cel.Activation:
         """Give what it is evaluated on: what evaluations on one activation make is freed with it only."""
-        is_small = self.steps <= limits.EXPRESSION_STEPS_SHARED_MAX
-        return view.activation if is_small else _ENVIRONMENT.Activation(view.variables)
+        if self.steps > limits.EXPRESSION_STEPS_SHARED_MAX:
+            return _ENVIRONMENT.Activation(view.variables)
+        if view.activation is None:
+            view.activation = _ENVIRONMENT.Activation(view.variables)
+        return view.activation
 
 
 @lru_cache(limits.EXPRESSIONS_CACHED_MAX)
@@ -114,22 +149,9 @@ def _compile(source: str) -> Program:
         raise Fault(1, 1, f"the result must be true or false, and is {_without_noise(result.name()).lower()}")
     review = Review(source, is_pattern=_is_pattern, is_time_zone=_is_time_zone)
     review.read(expression.serialize())
-    paths = tuple(review.paths)[: limits.EXPRESSION_FIELDS_SEEN_MAX]
-    return Program(expression, paths, review.event_types, "segments" in review.names, review.steps)
-
-
-def view_of(facts: Facts) -> View | str:
-    """Give what expressions look at, made once for one event; or why it cannot be handed in."""
-    view = facts.memo.get(View)
-    if view is None:
-        try:
-            values = variables(facts)
-            view = View(values, _ENVIRONMENT.Activation(values), len(values["segments"]))
-        except ValueError as error:
-            view = str(error)
-        facts.memo[View] = view
-    known: View | str = view
-    return known
+    fields = tuple(map(Shown.of, review.paths))[: limits.EXPRESSION_FIELDS_SEEN_MAX]
+    asks_segments = any(path.steps[0] == "segments" for path in review.needs)
+    return Program(expression, fields, tuple(review.needs), review.event_types, asks_segments, review.steps)
 
 
 def _is_pattern(text: str) -> bool:
@@ -156,18 +178,3 @@ def _without_noise(text: str) -> str:
 
 def _cut(text: str) -> str:
     return shown(text, limits.SAW_LENGTH_MAX) or ""
-
-
-def _seen(view: View, path: Path) -> str:
-    """Write the value at a path as the explanation shows it."""
-    value: Any = view.variables[path.steps[0]]
-    for step in path.steps[1:]:
-        field = value.DESCRIPTOR.fields_by_name[step]
-        if field.is_repeated:
-            return f"has {len(getattr(value, step))}"
-        if not value.HasField(step):
-            return "is absent"
-        value = getattr(value, step)
-    if hasattr(value, "ToDatetime"):
-        return f"= {format_instant(value.ToDatetime(UTC))}"
-    return "is there" if hasattr(value, "DESCRIPTOR") else f"= {value!r}"
