@@ -19,21 +19,20 @@ import orjson
 import structlog
 from pydantic import ValidationError
 
-from tallymarks import dead_letters, limits, tenants
+from tallymarks import dead_letters, limits, tenants, verification
 from tallymarks.broker import Broker, Topology
 from tallymarks.credentials import Role
 from tallymarks.database import UNAVAILABLE_ERRORS, Database
 from tallymarks.errors import Refusal, Unavailable
 from tallymarks.service import load_settings, new_id, utc_now
 from tallymarks.settings import Settings
-from tallymarks.sql import ledger as ledger_sql
 from tallymarks.sql import tenancy
 
 MIGRATION_LOCK = 7_419_061_852_003
 """Any number that nobody else takes: one migration at a time, however many are started."""
 DIFFERENCES_SHOWN_MAX = 1_000
 CONNECTING_ERRORS: tuple[type[BaseException], ...] = (OSError, TimeoutError, *UNAVAILABLE_ERRORS)
-VERIFY_TIMEOUT_SECONDS = 3600.0
+MIGRATION_WAIT_SECONDS = 3600.0
 
 T = TypeVar("T")
 
@@ -94,7 +93,9 @@ def create_api_key(tenant_id: UUID, name: str, *, role: Role = Role.INTEGRATION)
 
 @ledger_app.command(name="verify")
 def verify_ledger(tenant_id: UUID | None = None) -> None:
-    """Prove that every balance is the sum of its transactions; exits with 1 and the differing customers where not.
+    """Prove that balances are the sums of their transactions, and these as they were written; else exits with 1.
+
+    Prints each customer whose balance differs, and each transaction that does not agree with its check sum.
 
     Parameters
     ----------
@@ -176,16 +177,11 @@ async def _with_broker(settings: Settings, work: Callable[[Broker], Awaitable[No
 
 
 async def _verify_ledger(database: Database, only: UUID | None) -> bool:
-    """Print what differs; give whether nothing does."""
-    verified = customers = 0
+    """Print what differs and what was altered; give whether nothing was."""
+    verified = customers = transactions = 0
     async for tenant_id in _tenants(database, only):
         verified += 1
-        async with database.transaction(tenant_id) as connection:
-            # The one statement that reads a whole tenant.
-            await connection.execute("SET LOCAL statement_timeout = 0")
-            rows = await connection.fetch(
-                ledger_sql.SELECT_DIFFERING_BALANCES, tenant_id, DIFFERENCES_SHOWN_MAX, timeout=VERIFY_TIMEOUT_SECONDS
-            )
+        rows = await verification.differing_balances(database, tenant_id, DIFFERENCES_SHOWN_MAX)
         customers += len(rows)
         for row in rows:
             _print(
@@ -196,8 +192,11 @@ async def _verify_ledger(database: Database, only: UUID | None) -> bool:
                     "transactions": int(row["amount"]),
                 }
             )
-    _print({"tenants": verified, "differingCustomers": customers})
-    return customers == 0
+        async for row in verification.altered_transactions(database, tenant_id):
+            transactions += 1
+            _print({"tenantId": tenant_id, "customerId": row["customer_id"], "transactionId": row["transaction_id"]})
+    _print({"tenants": verified, "differingCustomers": customers, "alteredTransactions": transactions})
+    return customers == transactions == 0
 
 
 async def _tenants(database: Database, only: UUID | None) -> AsyncIterator[UUID]:
@@ -241,7 +240,7 @@ async def _migrate(url: str) -> None:
     """Run the migrations while holding a lock that every other migration waits for."""
     connection = await asyncpg.connect(url, timeout=limits.CONNECT_TIMEOUT_SECONDS)
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK, timeout=VERIFY_TIMEOUT_SECONDS)
+        await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK, timeout=MIGRATION_WAIT_SECONDS)
         encrypted = await connection.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         await asyncio.to_thread(_run_dbmate, dbmate_url(url, encrypted=bool(encrypted)))
     finally:

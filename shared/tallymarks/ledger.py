@@ -196,6 +196,40 @@ async def _insert(connection: Connection, tenant_id: UUID, transactions: Sequenc
     )
 
 
+def check_sum_of(
+    tenant_id: UUID,
+    *,
+    customer_id: UUID,
+    event_id: UUID,
+    rule_id: UUID | None,
+    fulfilment_index: int,
+    event_type: str,
+    created_at: datetime,
+    name_space: str | None,
+    description: str | None,
+    amount: int,
+    external_reference: str | None,
+) -> bytes:
+    """Give the SHA-256 over a row's content and what makes it unique.
+
+    So the same effect can be written once only, and a row that was changed behind our back no longer agrees with it.
+    """
+    content = (
+        tenant_id,
+        customer_id,
+        event_id,
+        rule_id,
+        fulfilment_index,
+        event_type,
+        format_instant(created_at),
+        name_space,
+        description,
+        amount,
+        external_reference,
+    )
+    return sha256(orjson.dumps(content, default=str)).digest()
+
+
 def _transaction(
     tenant_id: UUID,
     event: AnyEvent,
@@ -208,20 +242,18 @@ def _transaction(
     transaction_id: UUID,
 ) -> Transaction:
     created_at = created_at_of(event)
-    # Over the row's content and what makes it unique, so that the same effect can be written once only, and a row that
-    # was changed behind our back no longer agrees with its sum.
-    content = (
+    check_sum = check_sum_of(
         tenant_id,
-        event.customer_id,
-        event.event_id,
-        rule_id,
-        fulfilment_index,
-        event.event_type,
-        format_instant(created_at),
-        event.name_space,
-        description,
-        amount,
-        event.reference,
+        customer_id=event.customer_id,
+        event_id=event.event_id,
+        rule_id=rule_id,
+        fulfilment_index=fulfilment_index,
+        event_type=event.event_type,
+        created_at=created_at,
+        name_space=event.name_space,
+        description=description,
+        amount=amount,
+        external_reference=event.reference,
     )
     return Transaction(
         transaction_id=transaction_id,
@@ -230,7 +262,7 @@ def _transaction(
         event_type=event.event_type,
         assessment_rule_id=rule_id,
         created_at=created_at,
-        check_sum=sha256(orjson.dumps(content, default=str)).digest(),
+        check_sum=check_sum,
         name_space=event.name_space,
         description=description,
         amount=amount,

@@ -95,6 +95,8 @@ OUTBOX_MESSAGES_MAX = 100
 API_KEYS_CACHED_MAX = 10_000
 RULE_SETS_CACHED_MAX = 1_000
 DEAD_LETTERS_LISTED_MAX = 1_000
+VERIFY_TRANSACTIONS_MAX = 5_000
+"""Transactions whose check sums are computed again at a time."""
 DELIVERIES_MAX = 20
 """Deliveries of one message before the broker itself puts it aside (a crash costs one for each message prefetched)."""
 

@@ -96,7 +96,10 @@ async def test_a_newcomer_gets_from_a_tenant_to_a_proven_ledger(installation: In
     assert segments[0]["sourceEventId"] == registration["eventId"]
 
     verified = await installation.command("ledger", "verify")
-    assert (verified.exit_code, verified.lines) == (0, [{"tenants": 1, "differingCustomers": 0}])
+    assert (verified.exit_code, verified.lines) == (
+        0,
+        [{"tenants": 1, "differingCustomers": 0, "alteredTransactions": 0}],
+    )
 
 
 async def test_a_membership_that_lapses_is_invisible_then_removed_recorded_and_published(
@@ -214,5 +217,5 @@ async def test_a_ledger_that_was_tampered_with_does_not_verify(
     assert verified.exit_code == 1
     assert verified.lines == [
         {"tenantId": str(stack.tenant_id), "customerId": str(customer_id), "balance": 8, "transactions": 7},
-        {"tenants": 1, "differingCustomers": 1},
+        {"tenants": 1, "differingCustomers": 1, "alteredTransactions": 0},
     ]

@@ -105,6 +105,17 @@ ORDER BY created_at DESC, transaction_id DESC
 LIMIT $8
 """
 
+SELECT_TO_VERIFY = """
+-- A page of transactions in the order of their ids, with all that their check sums are over.
+SELECT
+    transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, check_sum, name_space,
+    description, amount, external_reference, fulfilment_index
+FROM transactions
+WHERE tenant_id = $1 AND transaction_id > $2
+ORDER BY transaction_id
+LIMIT $3
+"""
+
 SELECT_DIFFERING_BALANCES = """
 -- Invariant 2: the customers whose balance is not the sum of their transactions; no row is the proof.
 SELECT

@@ -12,6 +12,7 @@ from tallymarks.credentials import is_secret
 from tallymarks.database import Database
 from tallymarks.service import new_id
 from tallymarks.tenants import create_tenant
+from tallymarks.verification import altered_transactions
 from tallymarks_assessor.assess import Assessor
 from tests.integration.pipeline.parts import Ran, points, run_command, seeded_ids
 from tests.parts import Clock, Tenant
@@ -98,15 +99,15 @@ async def customer_id(assessor: Assessor, tenant: Tenant, other_tenant: Tenant) 
 async def test_a_sound_ledger_is_proved(tallymarks: Command) -> None:
     ran = await tallymarks("ledger", "verify")
     assert ran.code == 0, ran.output
-    assert json.loads(ran.output) == {"tenants": 2, "differingCustomers": 0}
+    assert json.loads(ran.output) == {"tenants": 2, "differingCustomers": 0, "alteredTransactions": 0}
 
 
 TAMPERED = {
-    "a balance": ("UPDATE accounts SET balance = 1000", 1000, 3),
-    "a transaction": ("UPDATE transactions SET amount = 50 WHERE amount = 5 AND true", 3, 48),
-    "a transaction that is gone": ("DELETE FROM transactions WHERE amount = 5 AND true", 3, -2),
-    "an account that is gone": ("DELETE FROM accounts WHERE true", 0, 3),
-    "all its transactions": ("DELETE FROM transactions WHERE true", 3, 0),
+    "a balance": ("UPDATE accounts SET balance = 1000", 1000, 3, 0),
+    "a transaction": ("UPDATE transactions SET amount = 50 WHERE amount = 5 AND true", 3, 48, 1),
+    "a transaction that is gone": ("DELETE FROM transactions WHERE amount = 5 AND true", 3, -2, 0),
+    "an account that is gone": ("DELETE FROM accounts WHERE true", 0, 3, 0),
+    "all its transactions": ("DELETE FROM transactions WHERE true", 3, 0, 0),
 }
 
 
@@ -114,19 +115,83 @@ TAMPERED = {
 async def test_what_was_tampered_with_is_found_and_named(
     tallymarks: Command, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, customer_id: UUID, what: str
 ) -> None:
-    statement, balance, amount = TAMPERED[what]
+    statement, balance, amount, altered = TAMPERED[what]
     where = " WHERE " if "WHERE" not in statement else " AND "
     await owner.execute(f"{statement}{where}tenant_id = $1 AND customer_id = $2", tenant.tenant_id, customer_id)
     ran = await tallymarks("ledger", "verify")
     assert ran.code == 1
-    differing, summary = map(json.loads, ran.output.splitlines())
+    differing, *named, summary = map(json.loads, ran.output.splitlines())
     assert differing == {
         "tenantId": str(tenant.tenant_id),
         "customerId": str(customer_id),
         "balance": balance,
         "transactions": amount,
     }
-    assert summary == {"tenants": 2, "differingCustomers": 1}
+    assert len(named) == altered
+    assert summary == {"tenants": 2, "differingCustomers": 1, "alteredTransactions": altered}
+
+
+ALTERED = {
+    "the amounts of two, which add up as before": ("amount = amount + CASE WHEN amount > 0 THEN 1 ELSE -1 END", 2),
+    "the event": ("event_id = customer_id", 1),
+    "the type": ("event_type = 'order'", 1),
+    "the rule": ("assessment_rule_id = customer_id", 1),
+    "the fulfilment": ("fulfilment_index = 1", 1),
+    "the instant": ("created_at = created_at + interval '1 millisecond'", 1),
+    "the nameSpace": ("name_space = 'Shop'", 1),
+    "the description": ("description = 'Bonus'", 1),
+    "the reference": ("external_reference = 'R-1'", 1),
+    "the sum itself": ("check_sum = '\\x00'", 1),
+    "the amounts of two, their fulfilment made unknown": (
+        "fulfilment_index = NULL, amount = amount + CASE WHEN amount > 0 THEN 1 ELSE -1 END",
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ALTERED)
+async def test_a_transaction_that_was_altered_is_named_where_balances_agree(
+    tallymarks: Command, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, customer_id: UUID, what: str
+) -> None:
+    change, number = ALTERED[what]
+    rows = await owner.fetch(
+        f"UPDATE transactions SET {change} WHERE tenant_id = $1 AND customer_id = $2 AND amount = ANY($3)"
+        " RETURNING transaction_id",
+        tenant.tenant_id,
+        customer_id,
+        [5, -2][:number],
+    )
+    await owner.execute(
+        "UPDATE accounts SET balance = (SELECT sum(amount) FROM transactions t"
+        " WHERE t.tenant_id = accounts.tenant_id AND t.customer_id = accounts.customer_id)"
+    )
+    ran = await tallymarks("ledger", "verify")
+    assert ran.code == 1
+    *named, summary = map(json.loads, ran.output.splitlines())
+    assert sorted(one.pop("transactionId") for one in named) == sorted(str(row["transaction_id"]) for row in rows)
+    assert named == [{"tenantId": str(tenant.tenant_id), "customerId": str(customer_id)}] * number
+    assert summary == {"tenants": 2, "differingCustomers": 0, "alteredTransactions": number}
+
+
+@pytest.mark.usefixtures("customer_id")
+async def test_transactions_of_before_fulfilments_were_told_apart_are_proved_too(
+    tallymarks: Command, owner: asyncpg.Connection
+) -> None:
+    await owner.execute("UPDATE transactions SET fulfilment_index = NULL, assessment_rule_version = NULL")
+    assert (await tallymarks("ledger", "verify")).code == 0
+
+
+async def test_every_transaction_is_verified_however_many_there_are(
+    assessor: Assessor, database: Database, owner: asyncpg.Connection, tenant: Tenant,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    ids = seeded_ids(3)
+    await assessor.assess(tenant.tenant_id, [points(ids(), ids(), number) for number in range(1, 10)])
+    await owner.execute("UPDATE transactions SET description = 'altered' WHERE amount % 2 = 1")
+    for page in (1, 2, 3, 9, 10):
+        monkeypatch.setattr(limits, "VERIFY_TRANSACTIONS_MAX", page)
+        found = [row["amount"] async for row in altered_transactions(database, tenant.tenant_id)]
+        assert sorted(found) == [1, 3, 5, 7, 9], page
 
 
 async def test_one_tenants_ledger_is_verified_by_itself(
@@ -143,7 +208,7 @@ async def test_every_tenant_is_verified_however_many_there_are(
     number = limits.PAGE_LIMIT_MAX + 1
     made = [await create_tenant(database, "One of many", now=clock(), new_id=new_id) for _ in range(number)]
     ran = await tallymarks("ledger", "verify")
-    assert json.loads(ran.output) == {"tenants": number, "differingCustomers": 0}
+    assert json.loads(ran.output) == {"tenants": number, "differingCustomers": 0, "alteredTransactions": 0}
     customer_id = seeded_ids(2)()
     await owner.execute(
         "INSERT INTO transactions"

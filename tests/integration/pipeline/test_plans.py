@@ -134,6 +134,9 @@ STATEMENTS = {
     "new balances": planned(ledger.UPDATE_BALANCES, f"{TENANT_ID}, {IDS}, '{{1,2}}', now()", "accounts_pkey"),
     "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now(), now()", "customers_pkey"),
     "events that were taken in before": planned(events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey"),
+    "a page of transactions to verify": planned(
+        ledger.SELECT_TO_VERIFY, f"{TENANT_ID}, {ONE_ID}, 5000", "transactions_pkey"
+    ),
     "memberships of a batch": planned(
         memberships.SELECT_OF_CUSTOMERS, f"{TENANT_ID}, {IDS}, now()", "segment_memberships_pkey"
     ),
