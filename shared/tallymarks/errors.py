@@ -112,6 +112,30 @@ class EventIdTaken(Refusal):
     code, status, message = "EventIdTaken", 409, "Another event has this eventId."
 
 
+class ReversedEventNotFound(Refusal):
+    """The customer has no such event, or none that was assessed yet: whose else it may be is not told."""
+
+    code, status, message = "ReversedEventNotFound", 400, "The customer has no such event to reverse."
+
+
+class EventNotReversible(Refusal):
+    """Only what orders and transactions gave can be taken back."""
+
+    code, status, message = "EventNotReversible", 400, "Only an order or a transaction can be reversed."
+
+
+class AmountExceedsRest(Refusal):
+    """More than is left of the event's value."""
+
+    code, status, message = "AmountExceedsRest", 400, "The amount is more than what is left to reverse."
+
+
+class AlreadyReversed(Refusal):
+    """All of the event has been taken back."""
+
+    code, status, message = "AlreadyReversed", 409, "The event has been reversed as a whole."
+
+
 class SegmentNotFound(Refusal):
     """The body names a segment that the tenant does not have."""
 

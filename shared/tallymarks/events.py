@@ -9,7 +9,19 @@ from uuid import UUID
 from pydantic import Field, field_validator
 
 from tallymarks import limits
-from tallymarks.values import Amount, Attributes, Count, Flag, Id, Instant, LongText, Model, PointsMoved, Text
+from tallymarks.values import (
+    Amount,
+    Attributes,
+    Count,
+    Flag,
+    Id,
+    Instant,
+    LongText,
+    Model,
+    PointsMoved,
+    PositiveAmount,
+    Text,
+)
 
 SCHEMA_VERSION = 1
 
@@ -217,6 +229,16 @@ class RedemptionEvent(EventBase):
     redemption: Redemption
 
 
+class ReversalEvent(EventBase):
+    """An order or a transaction that is taken back, whole or in part, with what it gave; decided at once."""
+
+    event_type: Literal["reversal"] = "reversal"
+    reverses: Id
+    """The eventId of the order or transaction, which has been assessed."""
+    amount: PositiveAmount | None = None
+    """How much of its value; all that is left where none is given."""
+
+
 class Anniversary(Model):
     """How long the customer has been one."""
 
@@ -270,6 +292,22 @@ class AcceptedRedemption(AcceptedEvent):
 
     balance: int
     """Points before the redemption."""
+    pending_balance: int
+    """Points after it."""
+
+
+class AcceptedReversal(AcceptedEvent):
+    """The answer to a reversal; a repeated one answers what the first one did."""
+
+    reverses: UUID
+    amount: Amount
+    """How much of the event's value was taken back."""
+    points: int
+    """What that did to the balance: negative where points were taken back."""
+    points_not_taken: int
+    """What was left to the customer, where the tenant lets no reversal take a balance below zero."""
+    balance: int
+    """Points before the reversal."""
     pending_balance: int
     """Points after it."""
 

@@ -13,10 +13,11 @@ from uuid import UUID
 import orjson
 
 from tallymarks.database import Connection, Record
-from tallymarks.events import AnyEvent, EventType, RedemptionEvent, created_at_of
+from tallymarks.events import AnyEvent, EventType, RedemptionEvent, ReversalEvent, created_at_of
 from tallymarks.rules.evaluate import Effected
 from tallymarks.rules.facts import COUNTED_TYPES, VALUED_TYPES, CustomerState, Totals
 from tallymarks.rules.fulfilments import GivePoints
+from tallymarks.rules.reversal import TakenBack
 from tallymarks.segments import anniversary
 from tallymarks.sql import customers as customers_sql
 from tallymarks.sql import ledger as sql
@@ -118,6 +119,20 @@ def debit(tenant_id: UUID, event: RedemptionEvent, transaction_id: UUID) -> Tran
         fulfilment_index=0,
         description=event.redemption.description,
         amount=-event.redemption.points,
+        transaction_id=transaction_id,
+    )
+
+
+def taken_back(tenant_id: UUID, event: ReversalEvent, one: TakenBack, transaction_id: UUID) -> Transaction:
+    """Make the ledger row of what a reversal takes back: it tells the rule whose points they were."""
+    return _transaction(
+        tenant_id,
+        event,
+        rule_id=one.given.rule_id,
+        rule_version=one.given.rule_version,
+        fulfilment_index=one.given.fulfilment_index,
+        description=one.given.description,
+        amount=one.amount,
         transaction_id=transaction_id,
     )
 
@@ -232,7 +247,7 @@ def check_sum_of(
 
 def _transaction(
     tenant_id: UUID,
-    event: AnyEvent,
+    event: AnyEvent | ReversalEvent,
     *,
     rule_id: UUID | None,
     rule_version: int | None,

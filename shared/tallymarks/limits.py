@@ -58,6 +58,8 @@ POINTS_DEPTH_MAX = 3
 """How deep points rules feed each other: a points event that lies deeper is recorded and not assessed."""
 EFFECTS_PER_EVENT_MAX = 1_000
 """Effects of one event with all that follows from it; beyond, it is put aside rather than half assessed."""
+REVERSALS_PER_EVENT_MAX = 1_000
+"""Of one order or transaction; the last of them takes back all that is left."""
 
 # Expressions: each is costed when its rule is saved, for the largest order and customer that there can be.
 EXPRESSION_LENGTH_MAX = 1_000

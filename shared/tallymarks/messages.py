@@ -25,6 +25,11 @@ def event_json(event: EventBase) -> bytes:
     return event.model_dump_json(exclude_none=True).encode()
 
 
+def followed_event_json(event: EventBase, source_event_id: UUID) -> bytes:
+    """Give a points event as it is recorded: with the event whose points transaction it is."""
+    return orjson.dumps({**orjson.loads(event_json(event)), "sourceEventId": str(source_event_id)})
+
+
 @dataclass(frozen=True, slots=True)
 class Packed:
     """A message, and the places of its events among those that were to be packed."""

@@ -189,6 +189,15 @@ _RATE_SCHEMA: dict[str, Any] = {
     "examples": ["1.5"],
 }
 
+_POSITIVE_AMOUNT_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "string", "pattern": "^[0-9]{1,12}(\\.[0-9]{1,4})?$"},
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 10**12},
+    ],
+    "examples": ["19.99"],
+}
+
+PositiveAmount = Annotated[Amount, Field(gt=0), WithJsonSchema(_POSITIVE_AMOUNT_SCHEMA, mode="validation")]
 Rate = Annotated[Amount, Field(gt=0, le=limits.RATE_MAX), WithJsonSchema(_RATE_SCHEMA, mode="validation")]
 Points = Annotated[int, Field(strict=True, ge=-limits.POINTS_MAX, le=limits.POINTS_MAX)]
 PointsMoved = Annotated[Points, AfterValidator(_not_zero), Field(json_schema_extra={"not": {"const": 0}})]

@@ -19,6 +19,7 @@ from tallymarks.events import (
     PointsEvent,
     QueuedEvent,
     RedemptionEvent,
+    ReversalEvent,
     TransactionEvent,
     created_at_of,
 )
@@ -26,7 +27,7 @@ from tallymarks.values import Model
 from tallymarks_api.edge import validated
 from tests.parts import START
 from tests.unit import builders
-from tests.unit.builders import CUSTOMER, EVENT, TENANT, generated
+from tests.unit.builders import CUSTOMER, EVENT, OTHER_CUSTOMER, TENANT, generated
 
 FORMS: dict[str, type[EventBase]] = {
     "action": ActionEvent,
@@ -143,7 +144,7 @@ def test_knows_the_names_of_the_contract_only(event_type: str, name: str, other:
 
 
 @each_type
-@pytest.mark.parametrize("contradicting", [*FORMS, "basket", "error", "anniversary", "", "Action", None, 1])
+@pytest.mark.parametrize("contradicting", [*FORMS, "basket", "error", "anniversary", "reversal", "", "Action", None, 1])
 def test_refuses_an_event_type_that_contradicts_the_path(event_type: str, contradicting: object) -> None:
     data = {**whole(event_type), "eventType": contradicting}
     if contradicting == event_type:
@@ -216,7 +217,7 @@ def test_the_type_tells_what_an_event_is(event_type: str) -> None:
     assert type(ANY.validate_python(whole(event_type))) is FORMS[event_type]
 
 
-@pytest.mark.parametrize("event_type", ["basket", "error", "anniversary", None, 1, ""])
+@pytest.mark.parametrize("event_type", ["basket", "error", "anniversary", "reversal", None, 1, ""])
 def test_refuses_types_that_nobody_posts(event_type: object) -> None:
     with pytest.raises(ValidationError):
         ANY.validate_python({**whole("action"), "eventType": event_type})
@@ -228,6 +229,17 @@ def test_a_redemption_is_no_event_of_a_batch() -> None:
         assert type(QUEUED.validate_python(whole(event_type))) is FORMS[event_type]
     with pytest.raises(ValidationError):
         QUEUED.validate_python(whole("redemption"))
+
+
+def test_a_reversal_has_no_effect_where_others_are_assessed() -> None:
+    """Like a redemption it is decided at once; and unlike one, rules have nothing to say about it."""
+    data = {**COMMON, "reverses": str(OTHER_CUSTOMER), "amount": "9.50"}
+    reversal = validated(ReversalEvent, data)
+    assert reversal.model_dump(mode="json", exclude_none=True) == {**data, "eventType": "reversal"}
+    assert (reversal.spend, reversal.value, reversal.purchase) == (None, None, None)
+    for form in (ANY, QUEUED):
+        with pytest.raises(ValidationError):
+            form.validate_python({**data, "eventType": "reversal"})
 
 
 def test_spend_is_what_orders_and_transactions_come_to() -> None:

@@ -1,4 +1,4 @@
-"""The api: takes events in, decides redemptions, and serves the Customer API."""
+"""The api: takes events in, decides redemptions and reversals, and serves the Customer API."""
 
 import asyncio
 import time
@@ -12,7 +12,18 @@ from tallymarks.database import Database
 from tallymarks.health import add_health_routes
 from tallymarks.service import connected, listening, new_id, prepared_broker, run_service, utc_now
 from tallymarks.settings import Settings
-from tallymarks_api import admin, assessments, customers, events, redemptions, rules, search, segments
+from tallymarks_api import (
+    admin,
+    assessments,
+    customers,
+    events,
+    redemptions,
+    reversals,
+    rules,
+    search,
+    segments,
+    tenant_settings,
+)
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
@@ -30,8 +41,10 @@ ENDPOINTS = (
     *events.ENDPOINTS,
     *assessments.ENDPOINTS,
     *redemptions.ENDPOINTS,
+    *reversals.ENDPOINTS,
     *rules.ENDPOINTS,
     *admin.ENDPOINTS,
+    *tenant_settings.ENDPOINTS,
 )
 
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-import orjson
-
 from tallymarks import ledger, memberships
 from tallymarks.database import Connection
-from tallymarks.events import AnyEvent, EventBase, created_at_of
-from tallymarks.messages import event_json
+from tallymarks.events import AnyEvent, created_at_of
+from tallymarks.messages import followed_event_json
 from tallymarks.rules.assessment import Step
 from tallymarks.rules.explanation import FulfilmentKey, compact
 from tallymarks.sql import assessments as assessments_sql
@@ -52,12 +50,8 @@ async def insert_points_events(
     """Record points events that followed from others: with the event that each followed from."""
     if followed:
         in_order = sorted(followed, key=lambda one: one[0].event_id)
-        bodies = [_followed_json(event, source) for event, source in in_order]
+        bodies = [followed_event_json(event, source).decode() for event, source in in_order]
         await insert_events(connection, tenant_id, [event for event, _ in in_order], bodies, now)
-
-
-def _followed_json(event: EventBase, source_event_id: UUID) -> str:
-    return orjson.dumps({**orjson.loads(event_json(event)), "sourceEventId": source_event_id}).decode()
 
 
 async def insert_events(

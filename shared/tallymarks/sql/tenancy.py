@@ -6,7 +6,9 @@ SELECT set_config('tallymarks.tenant_id', $1::uuid::text, true)
 """
 
 INSERT_TENANT = """
-INSERT INTO tenants (tenant_id, name, paging_secret, rules_revision, created_at) VALUES ($1, $2, $3, 0, $4)
+-- A reversal may take a balance below zero unless the tenant decides otherwise.
+INSERT INTO tenants (tenant_id, name, paging_secret, rules_revision, created_at, reversals_may_go_below_zero)
+VALUES ($1, $2, $3, 0, $4, true)
 """
 
 INSERT_API_KEY = """
@@ -39,6 +41,14 @@ UPDATE_API_KEY = """
 UPDATE api_keys SET name = $3, role = $4, is_enabled = $5, changed_at = $6
 WHERE tenant_id = $1 AND api_key = $2
 RETURNING api_key, name, role, is_enabled, created_at, changed_at
+"""
+
+SELECT_TENANT_SETTINGS = """
+SELECT reversals_may_go_below_zero FROM tenants WHERE tenant_id = $1
+"""
+
+UPDATE_TENANT_SETTINGS = """
+UPDATE tenants SET reversals_may_go_below_zero = $2 WHERE tenant_id = $1 RETURNING reversals_may_go_below_zero
 """
 
 SELECT_TENANT_EXISTS = """

@@ -19,11 +19,13 @@ ORDERS = "/api/v1/events/orders"
 TRANSACTIONS = "/api/v1/events/transactions"
 POINTS = "/api/v1/events/points"
 REDEMPTIONS = "/api/v1/events/redemptions"
+REVERSALS = "/api/v1/events/reversals"
 EVENT_SEARCH = "/api/v1/customers/events"
 TRANSACTION_SEARCH = "/api/v1/customers/transactions"
 RULES = "/api/v1/admin/rules"
 SEGMENTS = "/api/v1/admin/segments"
 API_KEYS = "/api/v1/admin/api-keys"
+SETTINGS = "/api/v1/admin/settings"
 
 ALL_FIELDS: Json = {
     "firstName": "Ada",
@@ -77,6 +79,12 @@ def points(customer_id: object, quantity: object = 10, **fields: object) -> Json
 def redemption(customer_id: object, quantity: object = 10, **fields: object) -> Json:
     """A redemption."""
     return {"eventId": fresh_id(), "customerId": str(customer_id), "redemption": {"points": quantity}, **fields}
+
+
+def reversal(customer_id: object, reverses: object, amount: object = None, **fields: object) -> Json:
+    """A reversal, of all that is left unless an amount is given."""
+    body = {"eventId": fresh_id(), "customerId": str(customer_id), "reverses": str(reverses), **fields}
+    return body if amount is None else {**body, "amount": amount}
 
 
 def batch(*events: Json) -> Json:

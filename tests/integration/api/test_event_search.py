@@ -232,7 +232,7 @@ async def test_both_bounds_of_time_are_included_to_the_millisecond(history: Hist
 
 async def test_each_event_type_can_be_asked_for(history: History, database: Database, search: Search) -> None:
     await history.happened(an_order(ADA, START), some_points(ADA, START))
-    kinds = ["action", "order", "transaction", "redemption", "points", "error", "anniversary"]
+    kinds = ["action", "order", "transaction", "redemption", "points", "error", "anniversary", "reversal"]
     for kind in kinds:
         of_kind = history.newest_first(search, lambda event, kind=kind: event.event_type == kind)  # type: ignore[misc]
         assert await search.events_found(history.api, eventType=kind) == of_kind

@@ -24,6 +24,7 @@ from tests.integration.api.given import (
     ORDERS,
     POINTS,
     REDEMPTIONS,
+    REVERSALS,
     TRANSACTIONS,
     Json,
     a_customer,
@@ -33,6 +34,7 @@ from tests.integration.api.given import (
     order,
     points,
     redemption,
+    reversal,
     transaction,
 )
 from tests.integration.api.wire import begun, post
@@ -199,6 +201,10 @@ def bad_events() -> Iterator[tuple[str, Json, str, Sequence[object]]]:
     yield REDEMPTIONS, a_redemption, "redemption.points", BAD_REDEMPTIONS
     yield REDEMPTIONS, a_redemption, "redemption.description", [5, "a\x00b", "x" * 2001]
     yield REDEMPTIONS, a_redemption, "emailAddress", ["ada@example.org"]
+    a_reversal = reversal(fresh_id(), fresh_id(), "1", **common)
+    yield REVERSALS, a_reversal, "reverses", [*BAD_IDS, None]
+    yield REVERSALS, a_reversal, "amount", [*BAD_AMOUNTS, 0, "0", "-1", -1]
+    yield REVERSALS, a_reversal, "order", [{"total": 1}]
 
 
 @asynccontextmanager
@@ -267,6 +273,7 @@ async def test_every_field_of_a_customer_is_checked(api: ApiClient, owner: async
                 for method, path in (
                     ("POST", CUSTOMERS),
                     ("POST", REDEMPTIONS),
+                    ("POST", REVERSALS),
                     ("PATCH", f"{CUSTOMERS}/{customer_id}"),
                 ):
                     refused(await api.call(method, path, body), 400, "InvalidRequest", param, as_sent(value))
@@ -284,7 +291,7 @@ async def test_every_field_of_an_event_is_checked_alone_and_in_a_batch(
             for value in values:
                 wrong = with_value(body, param, value)
                 refused(await api.post(path, wrong), 400, "InvalidRequest", param, as_sent(value))
-                if path == REDEMPTIONS or param == "eventType":
+                if path in (REDEMPTIONS, REVERSALS) or param == "eventType":
                     continue
                 in_batch = {"eventType": path.rsplit("/", 1)[1].removesuffix("s"), **wrong}
                 in_batch["eventType"] = "points" if path == POINTS else in_batch["eventType"]
@@ -300,6 +307,7 @@ async def test_what_an_event_must_have_is_named_when_it_is_missing(api: ApiClien
         TRANSACTIONS: (transaction(fresh_id()), ["eventId", "customerId", "transaction"]),
         POINTS: (points(fresh_id()), ["eventId", "customerId", "points"]),
         REDEMPTIONS: (redemption(fresh_id()), ["eventId", "customerId", "redemption"]),
+        REVERSALS: (reversal(fresh_id(), fresh_id()), ["eventId", "customerId", "reverses"]),
     }
     for path, (body, names) in bodies.items():
         for name in names:
@@ -370,7 +378,7 @@ async def test_a_body_may_have_1_mebibyte_and_no_more(
     api: ApiClient, owner: asyncpg.Connection, broker: Broker
 ) -> None:
     paths = [endpoint.path for endpoint in WITH_A_BODY if endpoint.method == "POST" and endpoint.path != EVENTS]
-    assert len(paths) == 9
+    assert len(paths) == 10
     async with nothing_left(owner, broker):
         for path in paths:
             for is_chunked in (False, True):

@@ -23,6 +23,8 @@ from tests.parts import ApiClient, Tenant, until
 
 EXAMPLES_PER_CALL = 10
 SEQUENCES = 15
+NEVER_FITTING = {"POST /api/v1/events/reversals"}
+"""Calls that name something which no answer has given: an order that was assessed, of the same customer."""
 
 
 def settings(api: ApiClient) -> dict[str, Any]:
@@ -118,7 +120,7 @@ async def test_every_answer_is_one_that_the_document_tells_and_nothing_accepted_
     assert not report.failures, "\n\n".join(sorted(report.failures))
     assert set(report.statuses) == {f"{endpoint.method} {endpoint.path}" for endpoint in ENDPOINTS}
     for call, statuses in report.statuses.items():
-        assert {status // 100 for status in statuses} == {2, 4}, call
+        assert {status // 100 for status in statuses} == ({4} if call in NEVER_FITTING else {2, 4}), call
     await until_all_is_assessed(api)
     assert await listed(api, EVENT_SEARCH, "events", eventType="error", keyword=AssessmentFailed.code) == []
     async with database.transaction(tenant.tenant_id) as connection:

@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from tallymarks.database import Connection, Database
+from tallymarks.events import OrderEvent
 from tallymarks.service import new_id
 from tallymarks_assessor.assess import Assessor
 from tests.integration.api.answers import listed, refused
@@ -17,6 +18,7 @@ from tests.integration.api.given import (
     EVENT_SEARCH,
     EVENTS,
     REDEMPTIONS,
+    REVERSALS,
     RULES,
     SEGMENTS,
     TRANSACTION_SEARCH,
@@ -27,7 +29,9 @@ from tests.integration.api.given import (
     bare_customers,
     earned,
     fresh_id,
+    order,
     redemption,
+    reversal,
 )
 from tests.parts import ApiClient, Clock, Tenant
 
@@ -75,6 +79,7 @@ class Possessions:
     rule_id: str
     api_key: str
     event_id: str
+    order_id: str
 
 
 @pytest.fixture
@@ -92,13 +97,18 @@ async def possessions(
     await bare_customers(assessor, tenant, [UUID(customer_id)])
     event = redemption(customer_id, 10)
     assert (await api.post(REDEMPTIONS, event)).status == 200
+    bought = OrderEvent.model_validate({**order(customer_id), "createdAt": clock()})
+    await assessor.assess(tenant.tenant_id, [bought])
+    assert (await api.post(REVERSALS, reversal(customer_id, bought.event_id))).status == 200
     # The second time the first membership has lapsed, which is recorded.
     for _ in range(2):
         assert (await api.put(f"{CUSTOMERS}/{customer_id}/segments", {"segmentId": segment_id})).status == 200
         clock.advance(days=1)
     rows = await rows_of(owner, tenant)
     assert all(rows.values()), {name: len(found) for name, found in rows.items()}
-    return Possessions(customer_id, segment_id, rule_id, tenant.integration.api_key, event["eventId"])
+    return Possessions(
+        customer_id, segment_id, rule_id, tenant.integration.api_key, event["eventId"], str(bought.event_id)
+    )
 
 
 async def test_another_tenant_reads_nothing(other: ApiClient, other_tenant: Tenant, possessions: Possessions) -> None:
@@ -133,6 +143,7 @@ async def test_another_tenant_changes_nothing(
     refused(await other.put(f"{customer}/segments", {"segmentId": segment_id}), 404, "CustomerNotFound")
     refused(await other.delete(f"{customer}/segments/{segment_id}"), 404, "CustomerNotFound")
     refused(await other.post(REDEMPTIONS, redemption(customer_id, 1)), 400, "InsufficientPoints")
+    refused(await other.post(REVERSALS, reversal(customer_id, possessions.order_id)), 400, "ReversedEventNotFound")
     refused(await other.put(f"{RULES}/{possessions.rule_id}", rule), 404, "NotFound")
     refused(await other.post(RULES, naming), 400, "SegmentNotFound", "fulfilments.0.segmentId", segment_id)
     refused(await other.put(f"{SEGMENTS}/{segment_id}", {"name": "x"}), 404, "NotFound")
@@ -239,6 +250,8 @@ async def test_the_ledger_is_never_changed_by_the_services(
         "UPDATE events SET body = '{}'",
         "UPDATE events SET customer_id = event_id",
         "DELETE FROM events",
+        "UPDATE reversals SET amount = 0",
+        "DELETE FROM reversals",
         "UPDATE segment_lapses SET lapsed_at = joined_at",
         "DELETE FROM segment_lapses",
         "UPDATE rule_versions SET definition = '{}'",

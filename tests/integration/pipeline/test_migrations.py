@@ -35,6 +35,7 @@ from tests.servers import drop_database
 MIGRATIONS = files("tallymarks") / "migrations"
 CALENDAR = "20261125000002_calendar.sql"
 RULE_VERSIONS = "20261125000003_rule_versions.sql"
+REVERSALS = "20261125000004_reversals.sql"
 
 
 @pytest.fixture
@@ -169,6 +170,15 @@ async def test_rules_of_before_there_were_versions_have_their_first_unless_they_
         for kept in (rule, version):
             assert (kept.version, kept.effective_from, kept.effective_to) == (1, None, end)
             assert kept.created_at == created
+
+
+async def test_tenants_of_before_there_were_reversals_let_them_go_below_zero(empty_url: str, tmp_path: Path) -> None:
+    await migrate_until(REVERSALS, empty_url, tmp_path)
+    connection = await asyncpg.connect(empty_url)
+    await connection.execute("INSERT INTO tenants VALUES ($1, 'Old', '', 0, $2)", new_id(), utc_now())
+    await dbmate(empty_url, "migrate")
+    assert await connection.fetchval("SELECT reversals_may_go_below_zero FROM tenants")
+    await connection.close()
 
 
 async def test_a_database_that_is_away_is_told_in_a_sentence() -> None:

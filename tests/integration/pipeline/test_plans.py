@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from tallymarks.sql import anniversaries, customers, events, ledger, memberships, tenancy, triggers
+from tallymarks.sql import anniversaries, customers, events, ledger, memberships, reversals, tenancy, triggers
 from tests.servers import copy_database, drop_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -26,7 +26,7 @@ NIL = "'00000000-0000-0000-0000-000000000000'"
 PERIOD = "'1900-01-01Z', '2200-01-01Z'"
 
 FILL = f"""
-INSERT INTO tenants SELECT id::uuid, '', '', 0, now() FROM unnest(ARRAY['{TENANT}', '{SMALL_TENANT}']) id;
+INSERT INTO tenants SELECT id::uuid, '', '', 0, now(), true FROM unnest(ARRAY['{TENANT}', '{SMALL_TENANT}']) id;
 INSERT INTO segments VALUES ('{TENANT}', '{SEGMENT}', 'one', NULL, NULL, 'active', '{{}}', now(), now());
 INSERT INTO customers (
     tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes, search_text, created_at, changed_at,
@@ -48,6 +48,7 @@ SELECT
     tenant_id, event_id, customer_id, event_id, event_type, NULL, created_at, recorded_at, uuid_send(event_id), NULL,
     NULL, 1, reference
 FROM events;
+INSERT INTO reversals SELECT tenant_id, event_id, customer_id, 1, now() FROM events;
 INSERT INTO segment_memberships
 SELECT tenant_id, customer_id, '{SEGMENT}', now(), now(), NULL, now() + random() * interval '100 days'
 FROM customers WHERE tenant_id = '{TENANT}' LIMIT 50000;
@@ -134,6 +135,11 @@ STATEMENTS = {
     "new balances": planned(ledger.UPDATE_BALANCES, f"{TENANT_ID}, {IDS}, '{{1,2}}', now()", "accounts_pkey"),
     "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now(), now()", "customers_pkey"),
     "events that were taken in before": planned(events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey"),
+    "an event that is reversed": planned(
+        reversals.SELECT_REVERSED_EVENT, f"{TENANT_ID}, {ONE_ID}", "events_pkey"
+    ),
+    "what an event gave": planned(reversals.SELECT_GIVEN, f"{TENANT_ID}, {IDS}", "transactions_event_idx"),
+    "earlier reversals": planned(reversals.SELECT_REVERSALS, f"{TENANT_ID}, {ONE_ID}, 1000", "reversals_pkey"),
     "a page of transactions to verify": planned(
         ledger.SELECT_TO_VERIFY, f"{TENANT_ID}, {ONE_ID}, 5000", "transactions_pkey"
     ),

@@ -21,7 +21,9 @@ async def tenant_ids(database: Database, tenant: Tenant, other_tenant: Tenant, o
     both = sorted([tenant.tenant_id, other_tenant.tenant_id])
     for tenant_id in both:
         await schedule(database, tenant_id, [trigger(ids)])
-    await owner.execute("INSERT INTO tenants SELECT $1, 'Third', '', 0, created_at FROM tenants LIMIT 1", new_id())
+    await owner.execute(
+        "INSERT INTO tenants SELECT $1, 'Third', '', 0, created_at, true FROM tenants LIMIT 1", new_id()
+    )
     return both
 
 

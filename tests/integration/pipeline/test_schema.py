@@ -21,6 +21,7 @@ SERVICE_GRANTS = {
     "accounts": {"SELECT", "INSERT", "UPDATE"},
     "events": {"SELECT", "INSERT"},
     "transactions": {"SELECT", "INSERT"},
+    "reversals": {"SELECT", "INSERT"},
     "segment_lapses": {"SELECT", "INSERT"},
     "rule_uses": {"SELECT", "INSERT", "UPDATE"},
     "customer_rule_uses": {"SELECT", "INSERT", "UPDATE"},
@@ -32,6 +33,7 @@ SERVICE_GRANTS = {
 UPDATED_COLUMNS = {
     ("events", "assessed_at"),
     ("rule_versions", "effective_to"),
+    ("tenants", "reversals_may_go_below_zero"),
     ("tenants", "rules_revision"),
     ("triggers", "due_at"),
 }

@@ -208,7 +208,7 @@ async def test_every_tenant_gets_a_turn_however_many_there_are(
     await insert_lapsed(owner, tenant.tenant_id, clock(), 2)
     for _ in range(250):
         other_id = new_id()
-        await owner.execute("INSERT INTO tenants VALUES ($1, 'one of many', '', 0, $2)", other_id, clock())
+        await owner.execute("INSERT INTO tenants VALUES ($1, 'one of many', '', 0, $2, true)", other_id, clock())
         await insert_lapsed(owner, other_id, clock(), 2)
     assert await sweeper.sweep(asyncio.Event()) == 251 * 2
     assert await count(owner, "segment_memberships") == 0
