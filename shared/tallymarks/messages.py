@@ -25,9 +25,18 @@ def event_json(event: EventBase) -> bytes:
     return event.model_dump_json(exclude_none=True).encode()
 
 
-def followed_event_json(event: EventBase, source_event_id: UUID) -> bytes:
-    """Give a points event as it is recorded: with the event whose points transaction it is."""
-    return orjson.dumps({**orjson.loads(event_json(event)), "sourceEventId": str(source_event_id)})
+def followed_event_json(event: EventBase, source_event_id: UUID, *, rule_id: UUID | None, depth: int) -> bytes:
+    """Give a points event as it is recorded: with what it followed from.
+
+    Args:
+        event: the points event.
+        source_event_id: the event whose points transaction it is.
+        rule_id: the rule that made the transaction; None where the source event itself did.
+        depth: how many events lie before it; beyond `limits.POINTS_DEPTH_MAX` it is not assessed.
+    """
+    rule = b"null" if rule_id is None else b'"%b"' % str(rule_id).encode()
+    origin = b',"sourceEventId":"%b","assessmentRuleId":%b,"depth":%d}' % (str(source_event_id).encode(), rule, depth)
+    return event_json(event)[:-1] + origin
 
 
 @dataclass(frozen=True, slots=True)

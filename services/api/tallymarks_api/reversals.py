@@ -178,7 +178,11 @@ async def _record(
     ]
     for one in taken_back:
         followed = points_event(event, one.amount, one.given.rule_id, one.given.fulfilment_index)
-        records.append((followed, followed_event_json(followed, event.event_id)))
+        # As deep as those that no rule looks at.
+        body = followed_event_json(
+            followed, event.event_id, rule_id=one.given.rule_id, depth=limits.POINTS_DEPTH_MAX + 1
+        )
+        records.append((followed, body))
     records.sort(key=lambda record: record[0].event_id)
     claimed = await connection.fetch(
         events_sql.INSERT_EVENTS,

@@ -21,8 +21,8 @@ class Effects:
     """Rows to be written."""
 
     transactions: list[ledger.Transaction] = field(default_factory=list)
-    points_events: list[tuple[AnyEvent, UUID]] = field(default_factory=list)
-    """Points events that followed, each with the event that it followed from."""
+    points_events: list[Step] = field(default_factory=list)
+    """Points events that followed from others."""
     changes: memberships.Changes = field(default_factory=memberships.Changes)
     triggers: list[Trigger] = field(default_factory=list)
     explanations: list[tuple[UUID, bytes]] = field(default_factory=list)
@@ -30,7 +30,7 @@ class Effects:
     def add(self, tenant_id: UUID, step: Step, new_id: Callable[[], UUID], *, explained: bool) -> None:
         """Gather what one event did."""
         if step.source_event_id is not None:
-            self.points_events.append((step.event, step.source_event_id))
+            self.points_events.append(step)
         transactions: list[ledger.Transaction] = []
         if step.outcome is not None and step.outcome.effects:
             transactions = ledger.transactions_of(tenant_id, step.event, step.outcome.effects, new_id)
@@ -44,14 +44,18 @@ class Effects:
             self.explanations.append((step.event.event_id, compact(step, made)))
 
 
-async def insert_points_events(
-    connection: Connection, tenant_id: UUID, followed: list[tuple[AnyEvent, UUID]], now: datetime
-) -> None:
-    """Record points events that followed from others: with the event that each followed from."""
+async def insert_points_events(connection: Connection, tenant_id: UUID, followed: list[Step], now: datetime) -> None:
+    """Record points events that followed from others: with what each followed from, by which rule, and how deep."""
     if followed:
-        in_order = sorted(followed, key=lambda one: one[0].event_id)
-        bodies = [followed_event_json(event, source).decode() for event, source in in_order]
-        await insert_events(connection, tenant_id, [event for event, _ in in_order], bodies, now)
+        in_order = sorted(followed, key=lambda step: step.event.event_id)
+        bodies = [_followed_json(step) for step in in_order]
+        await insert_events(connection, tenant_id, [step.event for step in in_order], bodies, now)
+
+
+def _followed_json(step: Step) -> str:
+    if step.source_event_id is None:
+        raise ValueError(f"event {step.event.event_id} followed from none")
+    return followed_event_json(step.event, step.source_event_id, rule_id=step.rule_id, depth=step.depth).decode()
 
 
 async def insert_events(

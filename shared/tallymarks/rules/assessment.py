@@ -35,6 +35,8 @@ class Step(NamedTuple):
     event: AnyEvent
     source_event_id: UUID | None
     """Of a points event that followed: the event whose points transaction it is."""
+    rule_id: UUID | None
+    """Of such a points event: the rule that made the transaction; None where the source event itself did."""
     depth: int
     """0 for the event that arrived; a points event is one deeper than the event it follows from."""
     outcome: Outcome | None
@@ -50,10 +52,29 @@ class Assessment(NamedTuple):
     rule_uses: Mapping[UUID, RuleUses]
 
 
-def assess(event: AnyEvent, situation: Situation, rule_set: RuleSet, now: datetime) -> Assessment:
+class _Waiting(NamedTuple):
+    """An event that is still to be looked at."""
+
+    event: AnyEvent
+    source_event_id: UUID | None
+    rule_id: UUID | None
+    depth: int
+    balance_before: int
+
+
+def assess(
+    event: AnyEvent, situation: Situation, rule_set: RuleSet, now: datetime, *, first_depth: int = 0
+) -> Assessment:
     """Assess an event, and after it the points events that follow from it, breadth first.
 
     Points rules feed each other at most `limits.POINTS_DEPTH_MAX` deep: what lies deeper is recorded and not assessed.
+
+    Args:
+        event: what arrived; or, looked at again, a points event that had followed from another.
+        situation: what it meets.
+        rule_set: the rules.
+        now: the instant at which memberships count.
+        first_depth: of such a points event its depth; its own points are in the balance already.
 
     Raises:
         BalanceOutOfRange: a balance beyond its bound; nothing of the event may then be kept.
@@ -62,15 +83,18 @@ def assess(event: AnyEvent, situation: Situation, rule_set: RuleSet, now: dateti
     customer, rule_uses = situation.customer, situation.rule_uses
     steps: list[Step] = []
     effects = 0
-    waiting: deque[tuple[AnyEvent, UUID | None, int, int]] = deque([(event, None, 0, customer.balance)])
+    moved_before = event.points.quantity if first_depth and isinstance(event, PointsEvent) else 0
+    waiting = deque([_Waiting(event, None, None, first_depth, customer.balance - moved_before)])
     while waiting:
-        looked_at, source_event_id, depth, balance_before = waiting.popleft()
+        next_one = waiting.popleft()
+        looked_at, depth = next_one.event, next_one.depth
         outcome: Outcome | None = None
         balance = customer.balance
         if depth <= limits.POINTS_DEPTH_MAX:
             facts = Facts(
-                looked_at, looked_at.event_type, customer, rule_set.segments, now, balance_before, situation.windows
-            )
+                looked_at, looked_at.event_type, customer, rule_set.segments, now, next_one.balance_before,
+                situation.windows,
+            )  # fmt: skip
             outcome = evaluate(facts, rule_set, rule_uses)
             effects += len(outcome.effects)
             if effects > limits.EFFECTS_PER_EVENT_MAX:
@@ -84,15 +108,15 @@ def assess(event: AnyEvent, situation: Situation, rule_set: RuleSet, now: dateti
             for effected in outcome.effects:
                 if isinstance(effected.effect, GivePoints):
                     if effected.rule is not None:
-                        follows = points_event(
-                            looked_at, effected.effect.amount, effected.rule.rule_id, effected.fulfilment_index
-                        )
-                        waiting.append((follows, looked_at.event_id, depth + 1, balance))
+                        rule_id = effected.rule.rule_id
+                        follows = points_event(looked_at, effected.effect.amount, rule_id, effected.fulfilment_index)
+                        waiting.append(_Waiting(follows, looked_at.event_id, rule_id, depth + 1, balance))
                     balance += effected.effect.amount
         if depth == 0 and isinstance(looked_at, RedemptionEvent):
             follows = points_event(looked_at, -looked_at.redemption.points, None, 0)
-            waiting.append((follows, looked_at.event_id, 1, customer.balance + looked_at.redemption.points))
-        steps.append(Step(looked_at, source_event_id, depth, outcome))
+            balance_before = customer.balance + looked_at.redemption.points
+            waiting.append(_Waiting(follows, looked_at.event_id, None, 1, balance_before))
+        steps.append(Step(looked_at, next_one.source_event_id, next_one.rule_id, depth, outcome))
         customer = counted_in(customer, looked_at, looked_at.event_type, is_looked_back_at=rule_set.asks_windows)
     return Assessment(tuple(steps), customer, rule_uses)
 
