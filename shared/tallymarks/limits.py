@@ -61,6 +61,14 @@ EFFECTS_PER_EVENT_MAX = 1_000
 REVERSALS_PER_EVENT_MAX = 1_000
 """Of one order or transaction; the last of them takes back all that is left."""
 
+# Simulations of one tenant.
+SIMULATION_YEARS_MAX = 5
+SIMULATIONS_UNFINISHED_MAX = 10
+SIMULATIONS_KEPT_MAX = 100
+"""Where there are so many the oldest finished one makes room for a new one."""
+SIMULATIONS_STORED_MAX = 200
+"""With those that are removed and not cleared away yet."""
+
 # Expressions: each is costed when its rule is saved, for the largest order and customer that there can be.
 EXPRESSION_LENGTH_MAX = 1_000
 EXPRESSION_STEPS_MAX = 2_000_000
@@ -93,6 +101,13 @@ EVALUATED_AT_ONCE_MAX = 20
 SWEEP_MEMBERSHIPS_MAX = 1_000
 RETENTION_EXPLANATIONS_MAX = 1_000
 CALENDAR_EVENTS_MAX = 1_000
+SIMULATION_EVENTS_MAX = 500
+SIMULATION_BYTES_MAX = 4 * 1024 * 1024
+"""A lot of a simulation ends at the first of the two."""
+SIMULATION_PASSED_MAX = 10_000
+"""Recorded events that a lot goes through to find those of the rule's type."""
+SIMULATION_CLEARED_MAX = 1_000
+"""Customers of a finished simulation that are cleared away at a time."""
 OUTBOX_MESSAGES_MAX = 100
 API_KEYS_CACHED_MAX = 10_000
 RULE_SETS_CACHED_MAX = 1_000
@@ -131,4 +146,5 @@ API_KEY_STALE_SECONDS = 24 * 3600.0
 OUTBOX_POLL_SECONDS = 0.5
 SWEEP_POLL_SECONDS = 0.5
 CALENDAR_POLL_SECONDS = 0.5
+SIMULATION_POLL_SECONDS = 0.5
 RETENTION_POLL_SECONDS = 60.0

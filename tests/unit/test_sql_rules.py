@@ -30,6 +30,7 @@ ACROSS_TENANTS = {
     "memberships.SELECT_TENANTS_WITH_LAPSED": "the housekeeper's: it asks which tenants have something to remove",
     "anniversaries.SELECT_TENANTS_WITH_DUE": "the housekeeper's: likewise, something to publish",
     "triggers.SELECT_TENANTS_WITH_DUE": "the housekeeper's: likewise, something to publish",
+    "simulations.SELECT_TENANTS_WITH_UNSETTLED": "the housekeeper's: likewise, something to simulate or to clear away",
     "assessments.SELECT_TENANTS_WITH_OLD": "the housekeeper's: it asks which tenants have something to remove",
     "tenancy.SELECT_TENANTS": "the operator's: it lists the tenants, whose table has no other key",
 }
@@ -37,6 +38,8 @@ COUNTING = {
     "rules.COUNT_RULES": "the number of a tenant's rules is bounded, and held by a lock while it is counted",
     "rules.COUNT_ACTIVE_RULE_VERSIONS": "likewise the number of versions of the active ones",
     "events.COUNT_IN_WINDOWS": "no more than each window's own bound is counted",
+    "simulations.COUNT_IN_WINDOWS": "likewise",
+    "simulations.SUM_EVENTS": "an event is counted once in a whole simulation",
 }
 HARMLESS_FUNCTIONS = {"unnest", "sum", "count", "set_config", "search_pieces"}
 """None gives another result for the same arguments, or asks for the time: so every node computes the same."""

@@ -22,6 +22,7 @@ from tallymarks_api import (
     rules,
     search,
     segments,
+    simulations,
     tenant_settings,
 )
 from tallymarks_api.auth import Authenticator
@@ -43,6 +44,7 @@ ENDPOINTS = (
     *redemptions.ENDPOINTS,
     *reversals.ENDPOINTS,
     *rules.ENDPOINTS,
+    *simulations.ENDPOINTS,
     *admin.ENDPOINTS,
     *tenant_settings.ENDPOINTS,
 )

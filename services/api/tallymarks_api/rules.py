@@ -120,8 +120,14 @@ async def replace_rule(call: Call[RulePath, Nothing, RuleChange]) -> Answer:
     return Answer(changed)
 
 
-async def require_segments(connection: Connection, tenant_id: UUID, rule: RuleContent) -> None:
+async def require_segments(connection: Connection, tenant_id: UUID, rule: RuleContent, within: str = "") -> None:
     """Hold a rule to the segments that there are.
+
+    Args:
+        connection: in a transaction of the tenant.
+        tenant_id: the tenant.
+        rule: the rule.
+        within: what stands before the rule's own places in the body, such as `rule.`.
 
     Raises:
         SegmentNotFound: it names another, at the place that the error tells.
@@ -131,7 +137,7 @@ async def require_segments(connection: Connection, tenant_id: UUID, rule: RuleCo
     known = {row["segment_id"] for row in rows}
     for place, segment_id in named:
         if segment_id not in known:
-            raise SegmentNotFound.of(place, str(segment_id))
+            raise SegmentNotFound.of(within + place, str(segment_id))
 
 
 async def _read(connection: Connection, tenant_id: UUID, rule_id: UUID) -> Rule:

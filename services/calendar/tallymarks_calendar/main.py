@@ -1,4 +1,7 @@
-"""calendar: publishes anniversaries that have come, and triggers that are due, as events to be assessed."""
+"""calendar: publishes anniversaries that have come, and triggers that are due, as events to be assessed.
+
+It also goes through history: simulations of rules, which write nothing but what they find.
+"""
 
 import asyncio
 
@@ -9,6 +12,7 @@ from tallymarks.health import add_health_routes, all_up
 from tallymarks.service import listening, new_id, opened_parts, run_service, utc_now
 from tallymarks.settings import Settings
 from tallymarks_calendar.anniversaries import Anniversaries
+from tallymarks_calendar.simulations import Simulations
 from tallymarks_calendar.triggers import Triggers
 
 NAME = "calendar"
@@ -21,6 +25,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     async with opened_parts(settings, NAME) as (database, broker):
         anniversaries = Anniversaries(database, broker.topology, now=utc_now, new_id=new_id, committed=committed)
         triggers = Triggers(database, broker.topology, now=utc_now, new_id=new_id, committed=committed)
+        simulations = Simulations(database, now=utc_now)
         app = web.Application()
         # What falls due goes on falling due while the broker is away: the outbox keeps what is to be published.
         add_health_routes(app, {"database": database.is_reachable}, all_up)
@@ -30,6 +35,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             async with asyncio.TaskGroup() as work:
                 work.create_task(anniversaries.run(stop))
                 work.create_task(triggers.run(stop))
+                work.create_task(simulations.run(stop))
             opening.cancel()
             relaying.cancel()
 

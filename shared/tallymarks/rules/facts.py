@@ -62,6 +62,14 @@ class Totals(NamedTuple):
             earned += event.points.quantity
         return Totals({**self.counts, event_type: self.counts.get(event_type, 0) + 1}, values, earned)
 
+    def __add__(self, other: "Totals") -> "Totals":
+        """Count together what was done in two spans of time."""
+        return Totals(
+            {name: self.count(name) + other.count(name) for name in {**self.counts, **other.counts}},
+            {name: self.value(name) + other.value(name) for name in {**self.values, **other.values}},
+            self.points_earned + other.points_earned,
+        )
+
 
 NOTHING_DONE = Totals()
 

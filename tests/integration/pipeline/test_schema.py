@@ -28,6 +28,9 @@ SERVICE_GRANTS = {
     "assessments": {"SELECT", "INSERT", "DELETE"},
     "segment_memberships": {"SELECT", "INSERT", "UPDATE", "DELETE"},
     "triggers": {"SELECT", "INSERT", "DELETE"},
+    "simulations": {"SELECT", "INSERT", "UPDATE", "DELETE"},
+    "simulation_days": {"SELECT", "INSERT", "UPDATE", "DELETE"},
+    "simulation_customers": {"SELECT", "INSERT", "UPDATE", "DELETE"},
     "outbox": {"SELECT", "INSERT", "UPDATE", "DELETE"},
 }
 UPDATED_COLUMNS = {
@@ -138,6 +141,7 @@ async def test_other_policies_let_their_roles_read_one_table_and_no_more(owner: 
         ("customers", "tallymarks_housekeeper", "SELECT"),
         ("triggers", "tallymarks_housekeeper", "SELECT"),
         ("assessments", "tallymarks_housekeeper", "SELECT"),
+        ("simulations", "tallymarks_housekeeper", "SELECT"),
         ("customers", "tallymarks_searcher", "SELECT"),
         ("tenants", "tallymarks_housekeeper", "SELECT"),
     }
@@ -175,6 +179,9 @@ async def test_the_other_roles_are_granted_a_few_columns_to_read(owner: asyncpg.
         ("tallymarks_housekeeper", "triggers", "due_at", "SELECT"),
         ("tallymarks_housekeeper", "assessments", "tenant_id", "SELECT"),
         ("tallymarks_housekeeper", "assessments", "recorded_at", "SELECT"),
+        ("tallymarks_housekeeper", "simulations", "tenant_id", "SELECT"),
+        ("tallymarks_housekeeper", "simulations", "created_at", "SELECT"),
+        ("tallymarks_housekeeper", "simulations", "is_settled", "SELECT"),
         ("tallymarks_searcher", "customers", "tenant_id", "SELECT"),
         ("tallymarks_searcher", "customers", "customer_id", "SELECT"),
         ("tallymarks_searcher", "customers", "search_text", "SELECT"),
