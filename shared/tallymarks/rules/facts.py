@@ -62,7 +62,7 @@ class Totals(NamedTuple):
             earned += event.points.quantity
         return Totals({**self.counts, event_type: self.counts.get(event_type, 0) + 1}, values, earned)
 
-    def __add__(self, other: "Totals") -> "Totals":
+    def plus_all(self, other: "Totals") -> "Totals":
         """Count together what was done in two spans of time."""
         return Totals(
             {name: self.count(name) + other.count(name) for name in {**self.counts, **other.counts}},

@@ -186,7 +186,7 @@ def look_again(
         seen,
         event_id=event.event_id,
         created_at=at,
-        totals=seen.totals + past.totals,
+        totals=seen.totals.plus_all(past.totals),
         balance=seen.balance + past.moved,
         instant_points=seen.instant_points if seen.created_at == at else 0,
         period_uses=seen.period_uses if _is_same_period(rule, seen.created_at, at) else 0,
@@ -220,7 +220,7 @@ def _state(recorded: Recorded, customer: SimulatedCustomer, past: Past, rule: Ru
         past.customer_created_at,
         balance,
         _memberships(customer, past.stays, at),
-        customer.totals + own,
+        customer.totals.plus_all(own),
         uses,
         recent,
     )
