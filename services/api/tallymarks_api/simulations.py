@@ -226,9 +226,14 @@ async def _make_room(connection: Connection, tenant_id: UUID, now: datetime) -> 
     rows = await connection.fetch(sql.SELECT_STATUSES, tenant_id, limits.SIMULATIONS_STORED_MAX)
     kept = [row for row in rows if row["removed_at"] is None]
     finished = [row["simulation_id"] for row in kept if row["status"] not in UNFINISHED]
-    if len(kept) - len(finished) >= limits.SIMULATIONS_UNFINISHED_MAX or len(rows) >= limits.SIMULATIONS_STORED_MAX:
+    is_full = len(kept) >= limits.SIMULATIONS_KEPT_MAX
+    if (
+        len(kept) - len(finished) >= limits.SIMULATIONS_UNFINISHED_MAX
+        or len(rows) >= limits.SIMULATIONS_STORED_MAX
+        or (is_full and not finished)
+    ):
         raise LimitReached
-    if len(kept) >= limits.SIMULATIONS_KEPT_MAX:
+    if is_full:
         await connection.execute(sql.REMOVE, tenant_id, finished[0], now)
 
 
