@@ -26,6 +26,7 @@ RULES = "/api/v1/admin/rules"
 SEGMENTS = "/api/v1/admin/segments"
 API_KEYS = "/api/v1/admin/api-keys"
 SETTINGS = "/api/v1/admin/settings"
+SIMULATIONS = "/api/v1/admin/simulations"
 
 ALL_FIELDS: Json = {
     "firstName": "Ada",

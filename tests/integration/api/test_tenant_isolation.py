@@ -1,5 +1,6 @@
 """Nothing crosses tenants: neither through the api, nor in the database where a statement forgot the tenant."""
 
+import asyncio
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,7 +10,9 @@ import pytest
 from tallymarks.database import Connection, Database
 from tallymarks.events import OrderEvent
 from tallymarks.service import new_id
+from tallymarks.values import format_instant
 from tallymarks_assessor.assess import Assessor
+from tallymarks_calendar.simulations import Simulations
 from tests.integration.api.answers import listed, refused
 from tests.integration.api.given import (
     ALL_FIELDS,
@@ -21,6 +24,7 @@ from tests.integration.api.given import (
     REVERSALS,
     RULES,
     SEGMENTS,
+    SIMULATIONS,
     TRANSACTION_SEARCH,
     Json,
     a_customer,
@@ -29,6 +33,7 @@ from tests.integration.api.given import (
     bare_customers,
     earned,
     fresh_id,
+    made,
     order,
     redemption,
     reversal,
@@ -41,6 +46,7 @@ LISTINGS = {
     TRANSACTION_SEARCH: "customerTransactions",
     RULES: "rules",
     SEGMENTS: "segments",
+    SIMULATIONS: "simulations",
 }
 SELECT_TENANT_TABLES = """
 SELECT c.relname::text AS name, c.relrowsecurity AS is_secured
@@ -80,11 +86,20 @@ class Possessions:
     api_key: str
     event_id: str
     order_id: str
+    simulation_id: str
+
+
+async def simulated(api: ApiClient, database: Database, clock: Clock, rule_id: str) -> str:
+    """A simulation that has looked at events, and has not come to its end."""
+    days = {"fromAt": "2026-03-14T00:00:00.000Z", "toAt": format_instant(clock())}
+    simulation_id: str = (await made(api, f"{RULES}/simulate", {"ruleId": rule_id, **days}))["simulationId"]
+    assert await Simulations(database, now=clock).go_on(asyncio.Event()) == 1
+    return simulation_id
 
 
 @pytest.fixture
 async def possessions(
-    api: ApiClient, assessor: Assessor, tenant: Tenant, clock: Clock, owner: asyncpg.Connection
+    api: ApiClient, assessor: Assessor, tenant: Tenant, clock: Clock, owner: asyncpg.Connection, database: Database
 ) -> Possessions:
     """Rows of the first tenant in every table of tenant data."""
     customer_id = (await a_customer(api, **ALL_FIELDS))["customerId"]
@@ -93,7 +108,7 @@ async def possessions(
     segment_id = (await a_segment(api, name="VIP", expiry=lapsing))["segmentId"]
     rule_id = (await a_rule(api, "order", {"type": "points", "amount": 1}))["ruleId"]
     follow_up: Json = {"type": "trigger", "after": {"count": 7, "unit": "days"}, "nameSpace": "Customer.FollowUp"}
-    await a_rule(api, "action", follow_up, limits={"perCustomer": 1, "total": 100})
+    of_actions = await a_rule(api, "action", follow_up, limits={"perCustomer": 1, "total": 100})
     await bare_customers(assessor, tenant, [UUID(customer_id)])
     event = redemption(customer_id, 10)
     assert (await api.post(REDEMPTIONS, event)).status == 200
@@ -104,10 +119,17 @@ async def possessions(
     for _ in range(2):
         assert (await api.put(f"{CUSTOMERS}/{customer_id}/segments", {"segmentId": segment_id})).status == 200
         clock.advance(days=1)
+    simulation_id = await simulated(api, database, clock, of_actions["ruleId"])
     rows = await rows_of(owner, tenant)
     assert all(rows.values()), {name: len(found) for name, found in rows.items()}
     return Possessions(
-        customer_id, segment_id, rule_id, tenant.integration.api_key, event["eventId"], str(bought.event_id)
+        customer_id,
+        segment_id,
+        rule_id,
+        tenant.integration.api_key,
+        event["eventId"],
+        str(bought.event_id),
+        simulation_id,
     )
 
 
@@ -128,6 +150,7 @@ async def test_another_tenant_reads_nothing(other: ApiClient, other_tenant: Tena
     for path in (f"{RULES}/{possessions.rule_id}", f"{RULES}/{possessions.rule_id}/versions"):
         refused(await other.get(path), 404, "NotFound", "ruleId", possessions.rule_id)
     refused(await other.get(f"{SEGMENTS}/{possessions.segment_id}"), 404, "NotFound")
+    refused(await other.get(f"{SIMULATIONS}/{possessions.simulation_id}"), 404, "NotFound")
     refused(await other.get(f"{API_KEYS}/{possessions.api_key}"), 404, "NotFound")
 
 
@@ -147,6 +170,9 @@ async def test_another_tenant_changes_nothing(
     refused(await other.put(f"{RULES}/{possessions.rule_id}", rule), 404, "NotFound")
     refused(await other.post(RULES, naming), 400, "SegmentNotFound", "fulfilments.0.segmentId", segment_id)
     refused(await other.put(f"{SEGMENTS}/{segment_id}", {"name": "x"}), 404, "NotFound")
+    refused(await other.delete(f"{SIMULATIONS}/{possessions.simulation_id}"), 404, "NotFound")
+    simulation: Json = {"ruleId": possessions.rule_id, "fromAt": "2026-03-13T00:00:00Z", "toAt": "2026-03-14T00:00:00Z"}
+    refused(await other.post(f"{RULES}/simulate", simulation), 404, "NotFound", "ruleId", possessions.rule_id)
     refused(await other.put(f"{API_KEYS}/{possessions.api_key}", {"name": "x"}), 404, "NotFound")
     own = (await a_customer(other))["customerId"]
     refused(await other.put(f"{CUSTOMERS}/{own}/segments", {"segmentId": segment_id}), 400, "SegmentNotFound")
@@ -290,6 +316,9 @@ async def test_the_roles_that_look_across_tenants_see_what_they_must_and_change_
         ("tallymarks_housekeeper", "SELECT", "triggers", "due_at"),
         ("tallymarks_housekeeper", "SELECT", "assessments", "tenant_id"),
         ("tallymarks_housekeeper", "SELECT", "assessments", "recorded_at"),
+        ("tallymarks_housekeeper", "SELECT", "simulations", "tenant_id"),
+        ("tallymarks_housekeeper", "SELECT", "simulations", "created_at"),
+        ("tallymarks_housekeeper", "SELECT", "simulations", "is_settled"),
     }
 
 
