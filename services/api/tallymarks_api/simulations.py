@@ -6,7 +6,7 @@ from typing import Annotated
 from uuid import UUID
 
 from dateutil.relativedelta import relativedelta
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, model_validator
 
 from tallymarks import limits
 from tallymarks.credentials import Role
@@ -47,6 +47,23 @@ class SimulationPath(Model):
 
 class NewSimulation(Model):
     """The body that asks for a simulation: of a rule that is written out, or of a saved one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "rule": {
+                        "name": "Large orders",
+                        "eventType": "order",
+                        "criteria": [{"type": "orderTotal", "operator": "atLeast", "value": "50"}],
+                        "fulfilments": [{"type": "points", "amount": 5}],
+                    },
+                    "fromAt": "2025-03-01T00:00:00.000Z",
+                    "toAt": "2026-03-01T00:00:00.000Z",
+                }
+            ]
+        }
+    )
 
     rule: NewRule | None = None
     """Its status does not matter. Where it has the ruleId of a saved rule it takes the place of that one."""

@@ -25,6 +25,7 @@ from tests.integration.api.given import (
     POINTS,
     REDEMPTIONS,
     REVERSALS,
+    RULES,
     TRANSACTIONS,
     Json,
     a_customer,
@@ -335,7 +336,7 @@ async def test_a_bad_id_in_a_path_is_refused(api: ApiClient) -> None:
 
 async def test_a_limit_outside_of_1_to_100_is_refused_by_every_listing(api: ApiClient) -> None:
     listings = [endpoint for endpoint in ENDPOINTS if "limit" in endpoint.query.model_fields]
-    assert len(listings) == 8
+    assert len(listings) == 9
     for endpoint in listings:
         for limit in ("0", "-1", "101", "1000000000000000000000", *NO_NUMBERS):
             answered = await api.get(filled(endpoint), limit=limit)
@@ -421,6 +422,7 @@ async def test_a_method_that_a_path_does_not_take_is_a_405_that_names_those_it_t
     # An id of a customer could stand where these words do, as far as the routes know.
     for path in (EVENT_SEARCH, f"{CUSTOMERS}/transactions"):
         methods_of[path] |= methods_of[f"{CUSTOMERS}/{{customerId}}"]
+    methods_of[f"{RULES}/simulate"] |= methods_of[f"{RULES}/{{ruleId}}"]  # likewise an id of a rule
     for path, methods in methods_of.items():
         for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - methods:
             answered = await api.call(method, path.replace("{", "").replace("}", ""), headers={})
