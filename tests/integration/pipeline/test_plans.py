@@ -15,7 +15,17 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from tallymarks.sql import anniversaries, customers, events, ledger, memberships, reversals, tenancy, triggers
+from tallymarks.sql import (
+    anniversaries,
+    customers,
+    events,
+    ledger,
+    memberships,
+    reversals,
+    simulations,
+    tenancy,
+    triggers,
+)
 from tests.servers import copy_database, drop_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -52,6 +62,9 @@ INSERT INTO reversals SELECT tenant_id, event_id, customer_id, 1, now() FROM eve
 INSERT INTO segment_memberships
 SELECT tenant_id, customer_id, '{SEGMENT}', now(), now(), NULL, now() + random() * interval '100 days'
 FROM customers WHERE tenant_id = '{TENANT}' LIMIT 50000;
+INSERT INTO segment_lapses
+SELECT tenant_id, customer_id, '{SEGMENT}', now() - interval '2 days', now() - random() * interval '1 day', now()
+FROM customers;
 INSERT INTO triggers
 SELECT tenant_id, customer_id, customer_id, now() + random() * interval '1 year', 'Due', NULL, customer_id, 1, now()
 FROM customers;
@@ -89,7 +102,36 @@ IDS = "'{" + ",".join(str(UUID(int=number << 100)) for number in range(200)) + "
 ONE_ID = f"'{UUID(bytes=bytes(range(16)))}'"
 SEARCH = f"{PERIOD}, {NIL}, 51"
 
+EACH = f"'{{1,2}}', '{{{UUID(int=1 << 100)},{UUID(int=2 << 100)}}}'"
+"""Two questions about two customers."""
+TWO_IDS = EACH.split(", ")[1]
+TWO_TIMES = "'{2026-01-01Z,2026-01-01Z}'"
+
 STATEMENTS = {
+    "the next events of a simulation": planned(
+        simulations.FIND_NEXT, f"{TENANT_ID}, '2026-01-01Z', {NIL}, '2200-01-01Z', 'order', 10000, 500",
+        "events_created_at_idx",
+    ),
+    "the events of a simulation": planned(
+        simulations.SELECT_EVENTS, f"{TENANT_ID}, {IDS}", "events_pkey", "customers_pkey"
+    ),
+    "what customers did before": planned(
+        simulations.SUM_EVENTS, f"{TENANT_ID}, {EACH}, {TWO_TIMES}, {TWO_IDS}, {TWO_TIMES}, {TWO_IDS}, false, ''",
+        "events_customer_idx",
+    ),
+    "points that customers had before": planned(
+        simulations.SUM_TRANSACTIONS, f"{TENANT_ID}, {EACH}, {TWO_TIMES}, {TWO_TIMES}, {NIL}",
+        "transactions_customer_idx",
+    ),
+    "windows before an event": planned(
+        simulations.COUNT_IN_WINDOWS,
+        f"{TENANT_ID}, {EACH}, '{{action,action}}', '{{a,b}}', {TWO_TIMES}, {TWO_TIMES}, '{{5,5}}', {TWO_IDS}, ''",
+        "events_customer_idx",
+    ),
+    "memberships of another time": planned(
+        simulations.SELECT_STAYS, f"{TENANT_ID}, {IDS}, '2026-01-01Z', '2026-01-01Z'", "segment_memberships_pkey",
+        "segment_lapses_pkey",
+    ),
     "a rare keyword": planned(
         customers.SEARCH_IDS_BY_TRIGRAMS, f"{TENANT_ID}, {NIL}, 51, '%abcdef%'", "customers_search_text_idx",
         role="tallymarks_searcher",
