@@ -90,6 +90,11 @@ def assess(
         looked_at, depth = next_one.event, next_one.depth
         outcome: Outcome | None = None
         balance = customer.balance
+        if depth == 0 and isinstance(looked_at, RedemptionEvent):
+            # Debited when it was decided: before the rules had any effect, and in the balance already.
+            follows = points_event(looked_at, -looked_at.redemption.points, None, 0)
+            balance_before = balance + looked_at.redemption.points
+            waiting.append(_Waiting(follows, looked_at.event_id, None, 1, balance_before))
         if depth <= limits.POINTS_DEPTH_MAX:
             facts = Facts(
                 looked_at, looked_at.event_type, customer, rule_set.segments, now, next_one.balance_before,
@@ -112,10 +117,6 @@ def assess(
                         follows = points_event(looked_at, effected.effect.amount, rule_id, effected.fulfilment_index)
                         waiting.append(_Waiting(follows, looked_at.event_id, rule_id, depth + 1, balance))
                     balance += effected.effect.amount
-        if depth == 0 and isinstance(looked_at, RedemptionEvent):
-            follows = points_event(looked_at, -looked_at.redemption.points, None, 0)
-            balance_before = customer.balance + looked_at.redemption.points
-            waiting.append(_Waiting(follows, looked_at.event_id, None, 1, balance_before))
         steps.append(Step(looked_at, next_one.source_event_id, next_one.rule_id, depth, outcome))
         customer = counted_in(customer, looked_at, looked_at.event_type, is_looked_back_at=rule_set.asks_windows)
     return Assessment(tuple(steps), customer, rule_uses)
