@@ -116,6 +116,16 @@ class Database:
             await connection.execute(tenancy.BIND_TENANT, tenant_id)
             yield connection
 
+    @asynccontextmanager
+    async def reading(self, tenant_id: UUID) -> AsyncIterator[Connection]:
+        """Open a transaction that sees the rows of this tenant as they are at one instant, and can write none."""
+        async with (
+            self.connection() as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            await connection.execute(tenancy.BIND_TENANT, tenant_id)
+            yield connection
+
     async def is_reachable(self) -> bool:
         """Ask whether the database answers."""
         try:

@@ -26,7 +26,7 @@ from tallymarks.values import format_instant
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account whose row this transaction has locked."""
+    """An account, whose row this transaction has locked unless it only reads."""
 
     customer_id: UUID
     balance: int
@@ -70,12 +70,17 @@ async def create_missing_customers(
 async def lock_accounts(connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID]) -> dict[UUID, Account]:
     """Lock the accounts until the transaction ends; unknown customers are not in what comes back."""
     rows = await connection.fetch(sql.LOCK_ACCOUNTS, tenant_id, sorted(customer_ids))
-    return {
-        row["customer_id"]: Account(
-            row["customer_id"], row["balance"], row["is_locked"], row["created_at"], _totals_of(row)
-        )
-        for row in rows
-    }
+    return {row["customer_id"]: _account_of(row) for row in rows}
+
+
+async def read_accounts(connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID]) -> dict[UUID, Account]:
+    """Read the accounts without a lock, to tell what would be: nothing may be decided by them."""
+    rows = await connection.fetch(sql.SELECT_ACCOUNTS, tenant_id, sorted(customer_ids))
+    return {row["customer_id"]: _account_of(row) for row in rows}
+
+
+def _account_of(row: Record) -> Account:
+    return Account(row["customer_id"], row["balance"], row["is_locked"], row["created_at"], _totals_of(row))
 
 
 def _totals_of(row: Record) -> Totals:

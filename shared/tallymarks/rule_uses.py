@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from tallymarks.database import Connection
+from tallymarks.database import Connection, Record
 from tallymarks.rules.facts import UseKey
 from tallymarks.rules.uses import RuleUses
 from tallymarks.sql import rule_uses as sql
@@ -17,7 +17,7 @@ CustomerUses = Mapping[UUID, Mapping[UseKey, int]]
 async def load_of_customers(
     connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID], keys: Iterable[UseKey]
 ) -> CustomerUses:
-    """Read what the customers have used under these keys; their accounts must be locked by this transaction."""
+    """Read what the customers have used under these keys; to be counted on, their accounts must be locked."""
     rule_ids: set[UUID] = set()
     beginnings: set[datetime] = set()
     for key in keys:
@@ -54,7 +54,15 @@ async def lock_together(connection: Connection, tenant_id: UUID, rule_ids: Seque
         return {}
     in_order = sorted(rule_ids)
     await connection.execute(sql.INSERT_MISSING, tenant_id, in_order)
-    rows = await connection.fetch(sql.LOCK, tenant_id, in_order)
+    return _together(await connection.fetch(sql.LOCK, tenant_id, in_order))
+
+
+async def load_together(connection: Connection, tenant_id: UUID, rule_ids: Sequence[UUID]) -> dict[UUID, RuleUses]:
+    """Read what all customers together have used of these rules without a lock, to tell what would be."""
+    return _together(await connection.fetch(sql.SELECT, tenant_id, rule_ids)) if rule_ids else {}
+
+
+def _together(rows: Iterable[Record]) -> dict[UUID, RuleUses]:
     return {row["rule_id"]: RuleUses(row["uses"], int(row["points"])) for row in rows}
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from tallymarks import ledger, limits, memberships, rule_uses, triggers
+from tallymarks import situations as situations_
 from tallymarks.broker import Topology
 from tallymarks.database import Connection, Database
 from tallymarks.errors import Refusal
@@ -15,10 +16,9 @@ from tallymarks.messages import event_json, is_decided
 from tallymarks.rule_sets import RuleSets
 from tallymarks.rules.assessment import assess
 from tallymarks.rules.rule_set import RuleSet
+from tallymarks.situations import Situations
 from tallymarks.sql import events as sql
-from tallymarks_assessor import situations as situations_
 from tallymarks_assessor.effects import Effects, insert_events, insert_explanations, insert_points_events
-from tallymarks_assessor.situations import Situations
 
 
 class UnknownTenant(Refusal):

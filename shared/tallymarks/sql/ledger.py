@@ -14,6 +14,18 @@ ORDER BY a.customer_id
 FOR UPDATE OF a
 """
 
+SELECT_ACCOUNTS = """
+-- The same without the lock, for who only asks what would be.
+SELECT
+    a.customer_id, a.balance, a.is_locked, c.created_at,
+    a.action_count, a.action_value, a.order_count, a.order_value, a.transaction_count, a.transaction_value,
+    a.points_count, a.points_value, a.points_earned, a.redemption_count, a.anniversary_count
+FROM accounts a
+JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
+WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = ANY($2::uuid[])
+    AND c.customer_id = ANY($2::uuid[])
+"""
+
 INSERT_TRANSACTIONS = """
 INSERT INTO transactions (
     tenant_id, transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, recorded_at,

@@ -37,6 +37,11 @@ ORDER BY rule_id
 FOR NO KEY UPDATE
 """
 
+SELECT = """
+-- The same without the lock, for who only asks what would be.
+SELECT rule_id, uses, points FROM rule_uses WHERE tenant_id = $1 AND rule_id = ANY($2::uuid[])
+"""
+
 UPDATE = """
 UPDATE rule_uses r SET uses = new.uses, points = new.points
 FROM unnest($2::uuid[], $3::bigint[], $4::numeric[]) AS new (rule_id, uses, points)

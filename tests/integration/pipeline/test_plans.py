@@ -174,6 +174,9 @@ STATEMENTS = {
         ledger.SEARCH_ALL, f"{TENANT_ID}, NULL, NULL, NULL, {SEARCH}", "transactions_created_at_idx"
     ),
     "the account lock": planned(ledger.LOCK_ACCOUNTS, f"{TENANT_ID}, {IDS}", "accounts_pkey", "customers_pkey"),
+    "accounts that are only read": planned(
+        ledger.SELECT_ACCOUNTS, f"{TENANT_ID}, {IDS}", "accounts_pkey", "customers_pkey"
+    ),
     "new balances": planned(ledger.UPDATE_BALANCES, f"{TENANT_ID}, {IDS}, '{{1,2}}', now()", "accounts_pkey"),
     "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now(), now()", "customers_pkey"),
     "events that were taken in before": planned(events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey"),

@@ -1,7 +1,10 @@
-"""Reading what events are assessed in: a few set-based queries for a whole batch, under the account lock."""
+"""Reading what events are assessed in: a few set-based queries for a whole batch, under the account lock.
+
+Or without any lock for one event that is only asked about, as baskets are.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -9,6 +12,7 @@ from uuid import UUID
 from tallymarks import ledger, memberships, rule_uses
 from tallymarks.database import Connection
 from tallymarks.events import AnyEvent, EventBase, EventType, created_at_of
+from tallymarks.ledger import Account
 from tallymarks.rules.assessment import Situation
 from tallymarks.rules.facts import CustomerState, UseKey, Window
 from tallymarks.rules.rule import Rule
@@ -52,8 +56,49 @@ async def load(
     customer_ids = {event.customer_id for event in events}
     await ledger.create_missing_customers(connection, tenant_id, customer_ids, now)
     accounts = await ledger.lock_accounts(connection, tenant_id, customer_ids)
-    shared = {rule.rule_id for event in events for rule in _limited_rules(rule_set, event) if counts_together(rule)}
-    together = await rule_uses.lock_together(connection, tenant_id, sorted(shared))
+    together = await rule_uses.lock_together(connection, tenant_id, _shared_rules(rule_set, events))
+    return await _read(connection, tenant_id, events, rule_set, now, accounts.values(), together)
+
+
+async def look(
+    connection: Connection,
+    tenant_id: UUID,
+    event: AnyEvent,
+    rule_set: RuleSet,
+    now: datetime,
+    made_up: CustomerState | None = None,
+) -> Situation:
+    """Read what the event would be assessed in were it posted now; this locks, creates and writes nothing.
+
+    Args:
+        connection: in a transaction of the tenant that sees one instant (`Database.reading`).
+        tenant_id: the tenant.
+        event: the event.
+        rule_set: the rules that would assess it.
+        now: when a customer who is not known would join.
+        made_up: a customer to take instead of what is known of the event's, who then has no past but what is in it.
+    """
+    together = await rule_uses.load_together(connection, tenant_id, _shared_rules(rule_set, [event]))
+    if made_up is not None:
+        return Situation(made_up, together, {})
+    accounts = await ledger.read_accounts(connection, tenant_id, [event.customer_id])
+    if not accounts:
+        return Situation(CustomerState(event.customer_id, now, 0, {}), together, {})
+    situations = await _read(connection, tenant_id, [event], rule_set, now, accounts.values(), together)
+    return situations.of(event)
+
+
+async def _read(
+    connection: Connection,
+    tenant_id: UUID,
+    events: Sequence[AnyEvent],
+    rule_set: RuleSet,
+    now: datetime,
+    accounts: Collection[Account],
+    together: Mapping[UUID, RuleUses],
+) -> Situations:
+    """Read what rules ask of the events' customers, whose accounts and uses together are read already."""
+    customer_ids = [account.customer_id for account in accounts]
     current = await memberships.load(connection, tenant_id, customer_ids, now) if rule_set.names_segments else {}
     keys = {
         key
@@ -72,7 +117,7 @@ async def load(
             account.totals,
             uses.get(account.customer_id, {}),
         )
-        for account in accounts.values()
+        for account in accounts
     }
     return Situations(customers, windows, together, uses)
 
@@ -85,6 +130,13 @@ def _event_types(event: AnyEvent) -> tuple[str, ...]:
 def _limited_rules(rule_set: RuleSet, event: AnyEvent) -> Iterator[Rule]:
     for event_type in _event_types(event):
         yield from rule_set.limited.get(event_type, ())
+
+
+def _shared_rules(rule_set: RuleSet, events: Iterable[AnyEvent]) -> list[UUID]:
+    """Name the rules with a limit on what all customers use together, in the order in which they are locked."""
+    return sorted(
+        {rule.rule_id for event in events for rule in _limited_rules(rule_set, event) if counts_together(rule)}
+    )
 
 
 async def _count_in_windows(
