@@ -25,6 +25,7 @@ PAGE_LIMIT_MAX = 100
 AMOUNT_DIGITS_BEFORE_POINT_MAX = 12
 AMOUNT_DIGITS_AFTER_POINT_MAX = 4
 RATE_MAX = 1_000
+PERCENTAGE_MAX = 100
 POINTS_MAX = 10**15
 """Of one transaction and of a balance: exact as a JSON number everywhere, and a factor 9,000 inside a bigint."""
 
@@ -60,6 +61,8 @@ EFFECTS_PER_EVENT_MAX = 1_000
 """Effects of one event with all that follows from it; beyond, it is put aside rather than half assessed."""
 REVERSALS_PER_EVENT_MAX = 1_000
 """Of one order or transaction; the last of them takes back all that is left."""
+MADE_UP_MEMBERSHIPS_MAX = 1_000
+"""Of a customer that rules are tried on."""
 
 # Simulations of one tenant.
 SIMULATION_YEARS_MAX = 5

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tallymarks import limits
 from tallymarks.events import AnyEvent, EventType
-from tallymarks.rules.facts import Facts
+from tallymarks.rules.facts import COUNTED_TYPES, Facts
 from tallymarks.rules.fulfilments import Effect, Fulfilment, GivePoints, JoinSegment, LeaveSegment, join
 from tallymarks.segments import Segment
 from tallymarks.values import format_amount, format_instant
@@ -22,6 +22,7 @@ from tests.unit.builders import (
     SEGMENT,
     action,
     amounts,
+    basket,
     customer,
     events,
     facts,
@@ -100,7 +101,7 @@ class TestPointsPerUnit:
         self, rate: str, spend: str, expected: int | None
     ) -> None:
         wanted = None if expected is None else GivePoints(expected)
-        for event in (order(spend), transaction(spend)):
+        for event in (order(spend), transaction(spend), basket(spend)):
             assert effect(facts(event), type="pointsPerUnit", rate=rate) == wanted
 
     @generated
@@ -114,7 +115,7 @@ class TestPointsPerUnit:
 
     def test_follow_spend_only(self) -> None:
         per_unit = fulfilment(type="pointsPerUnit", rate="1")
-        assert per_unit.event_types() == {EventType.ORDER, EventType.TRANSACTION}
+        assert per_unit.event_types() == {EventType.ORDER, EventType.TRANSACTION, EventType.BASKET}
         assert list(per_unit.segment_ids()) == []
         assert effect(facts(action(action={"amount": 100})), type="pointsPerUnit", rate="1") is None
 
@@ -188,10 +189,10 @@ class TestAddToSegment:
         assert self.added(segment(status=status)) is None
         assert self.added(segment(expiry={"mode": "date", "date": "2026-01-01T00:00:00Z"})) is None
 
-    def test_names_its_segment_and_follows_every_type(self) -> None:
+    def test_names_its_segment_and_follows_every_type_that_is_kept(self) -> None:
         adding = fulfilment(type="addToSegment", segment_id=SEGMENT)
         assert list(adding.segment_ids()) == [SEGMENT]
-        assert adding.event_types() == set(EventType)
+        assert adding.event_types() == set(COUNTED_TYPES)
         assert is_refused(type="addToSegment")
 
 
@@ -206,10 +207,10 @@ class TestRemoveFromSegment:
         state = customer(memberships={OTHER_SEGMENT: None})
         assert effect(facts(state=state), type="removeFromSegment", segment_id=SEGMENT) is None
 
-    def test_names_its_segment_and_follows_every_type(self) -> None:
+    def test_names_its_segment_and_follows_every_type_that_is_kept(self) -> None:
         removing = fulfilment(type="removeFromSegment", segment_id=SEGMENT)
         assert list(removing.segment_ids()) == [SEGMENT]
-        assert removing.event_types() == set(EventType)
+        assert removing.event_types() == set(COUNTED_TYPES)
         assert is_refused(type="removeFromSegment")
 
 

@@ -14,7 +14,16 @@ from pydantic import TypeAdapter
 from tallymarks.events import AnyEvent, BasketEvent, EventType
 from tallymarks.rules.criterion import RULE_TYPES
 from tallymarks.rules.facts import CustomerState, Facts, Totals
-from tallymarks.rules.fulfilments import Effect, Fulfilment, GivePoints, JoinSegment, LeaveSegment, ScheduleTrigger
+from tallymarks.rules.fulfilments import (
+    Effect,
+    Fulfilment,
+    GivePoints,
+    GrantDiscount,
+    GrantVoucher,
+    JoinSegment,
+    LeaveSegment,
+    ScheduleTrigger,
+)
 from tallymarks.rules.rule import NewRule
 from tallymarks.values import Instant, format_instant
 from tests.parts import START
@@ -24,6 +33,7 @@ from tests.unit.criteria import TYPES
 Json = dict[str, Any]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+BLOCKS = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
 CRITERIA_PART, FULFILMENTS_PART = PAGE.split("\n## Fulfilments\n")
 FULFILMENT_TYPES = {get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(get_args(Fulfilment)[0])}
 EVERY = {"every": RULE_TYPES, "every but basket": RULE_TYPES - {EventType.BASKET}}
@@ -149,11 +159,15 @@ def effect_json(effect: Effect | None) -> Json:
             return {"leaves": str(segment_id)}
         case ScheduleTrigger(due_at, name_space, reference):
             return {"dueAt": format_instant(due_at), "nameSpace": name_space, "reference": reference}
+        case GrantDiscount(amount=amount):
+            return {"discount": str(amount)}
+        case GrantVoucher(code, description):
+            return {"code": code, "description": description}
         case _:
             raise AssertionError(effect)
 
 
 def test_the_example_of_a_rule_is_one() -> None:
-    (block,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    (block,) = BLOCKS
     NewRule.model_validate(json.loads(block), by_alias=True, by_name=False)
     assert str(SEGMENT) in block

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tallymarks import limits
-from tallymarks.events import ActionEvent, AnyEvent, EventType
+from tallymarks.events import ActionEvent, AnyEvent
 from tallymarks.messages import event_json
 from tallymarks.rules.evaluate import Effected, apply
+from tallymarks.rules.facts import COUNTED_TYPES
 from tallymarks.rules.fulfilments import After, GivePoints, MakeTrigger, ScheduleTrigger
 from tallymarks.rules.triggers import DEPTH_KEY, SOURCE_KEY, depth_of, trigger_id_of
 from tallymarks.triggers import Trigger, event_of, triggers_of
@@ -93,9 +94,9 @@ class TestFulfilment:
         for event in (action(), order()):
             assert made(event, reference="R-1") == expected
 
-    def test_follows_every_type_and_names_no_segment(self) -> None:
+    def test_follows_every_type_that_is_kept_and_names_no_segment(self) -> None:
         fulfilment = MakeTrigger(type="trigger", after=After(count=1, unit="days"), name_space=NAME_SPACE)
-        assert fulfilment.event_types() == set(EventType)
+        assert fulfilment.event_types() == set(COUNTED_TYPES)
         assert list(fulfilment.segment_ids()) == []
 
     @pytest.mark.parametrize("name_space", ["", None, "x" * 257])

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
@@ -14,6 +14,7 @@ from tallymarks.broker import Broker
 from tallymarks.credentials import Role
 from tallymarks.database import Database, Record
 from tallymarks.errors import InvalidRequest, Refusal, ResourceNotFound
+from tallymarks.rule_sets import RuleSets
 from tallymarks.values import Model
 from tallymarks_api.intake import Intake
 
@@ -47,6 +48,8 @@ class Parts:
     """Set after a commit that wrote to the outbox."""
     now: Callable[[], datetime]
     new_id: Callable[[], UUID]
+    rule_sets: RuleSets = field(default_factory=RuleSets)
+    """The rules of the tenants that asked about a basket last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from tallymarks.settings import Settings
 from tallymarks_api import (
     admin,
     assessments,
+    baskets,
     customers,
     events,
     redemptions,
@@ -43,6 +44,7 @@ ENDPOINTS = (
     *assessments.ENDPOINTS,
     *redemptions.ENDPOINTS,
     *reversals.ENDPOINTS,
+    *baskets.ENDPOINTS,
     *rules.ENDPOINTS,
     *simulations.ENDPOINTS,
     *admin.ENDPOINTS,

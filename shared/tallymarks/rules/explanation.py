@@ -6,19 +6,29 @@ criterion wanted is not kept: the version of the rule says it, and versions neve
 
 from collections import defaultdict
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 
+from tallymarks.events import EventType
 from tallymarks.rules.assessment import Step, points_event_id
 from tallymarks.rules.criteria import Criterion
-from tallymarks.rules.evaluate import Effected
-from tallymarks.rules.fulfilments import Fulfilment, GivePoints, JoinSegment, LeaveSegment, ScheduleTrigger
+from tallymarks.rules.evaluate import Effected, Outcome
+from tallymarks.rules.fulfilment import (
+    GivePoints,
+    GrantDiscount,
+    GrantVoucher,
+    JoinSegment,
+    LeaveSegment,
+    ScheduleTrigger,
+)
+from tallymarks.rules.fulfilments import Fulfilment
 from tallymarks.rules.rule import Rule
 from tallymarks.rules.triggers import trigger_id_of
 from tallymarks.rules.uses import Limited
-from tallymarks.values import Instant, Model
+from tallymarks.values import Amount, Instant, Model
 
 
 class VersionKey(NamedTuple):
@@ -58,13 +68,15 @@ class FulfilmentExplanation(Model):
     transaction_id: UUID | None = None
     """Their points transaction."""
     points_event_id: UUID | None = None
-    """The points event that the transaction is."""
+    """The points event that the transaction is; none for a basket, of which nothing is kept."""
     expiry_date_time: Instant | None = None
     """When the membership that was given lapses; null is never."""
     trigger_id: UUID | None = None
     """The action event that will be made."""
     due_at: Instant | None = None
     """When it will be made."""
+    discount: Amount | None = None
+    """What is to be taken off."""
 
 
 class RuleExplanation(Model):
@@ -113,12 +125,38 @@ def compact(step: Step, transaction_ids: Mapping[FulfilmentKey, UUID]) -> bytes:
         step: the event and what it did.
         transaction_ids: the points transactions that were made of its effects.
     """
+    return _compact(step.event.event_id, step.outcome, step.depth, step.source_event_id, transaction_ids)
+
+
+def explain(
+    event_id: UUID, outcome: Outcome | None, *, depth: int = 0, source_event_id: UUID | None = None
+) -> Explanation:
+    """Tell in full how an event would be assessed, of which nothing is kept: its transactions have no ids.
+
+    Args:
+        event_id: the event.
+        outcome: what rules made of it; None where it lies too deep.
+        depth: how many events lie before it.
+        source_event_id: the one that it follows from.
+    """
+    considered = () if outcome is None else outcome.considered
+    rules = {VersionKey(one.rule.rule_id, one.rule.version): one.rule for one in considered}
+    return expand(event_id, _compact(event_id, outcome, depth, source_event_id, {}), rules)
+
+
+def _compact(
+    event_id: UUID,
+    outcome: Outcome | None,
+    depth: int,
+    source_event_id: UUID | None,
+    transaction_ids: Mapping[FulfilmentKey, UUID],
+) -> bytes:
     kept: list[tuple[Any, ...]] = []
-    if step.outcome is not None:
+    if outcome is not None:
         made: defaultdict[UUID, list[list[Any]]] = defaultdict(list)
-        for effected in step.outcome.effects:
+        for effected in outcome.effects:
             if effected.rule is not None:
-                made[effected.rule.rule_id].append(_made(step.event.event_id, effected, effected.rule, transaction_ids))
+                made[effected.rule.rule_id].append(_made(event_id, effected, effected.rule, transaction_ids))
         kept = [
             (
                 str(considered.rule.rule_id),
@@ -128,9 +166,9 @@ def compact(step: Step, transaction_ids: Mapping[FulfilmentKey, UUID]) -> bytes:
                 [check.saw for check in considered.checks],
                 made.get(considered.rule.rule_id, []),
             )
-            for considered in step.outcome.considered
+            for considered in outcome.considered
         ]
-    whole = {"depth": step.depth, "source": step.source_event_id, "assessed": step.outcome is not None, "rules": kept}
+    whole = {"depth": depth, "source": source_event_id, "assessed": outcome is not None, "rules": kept}
     return orjson.dumps(whole)
 
 
@@ -142,10 +180,12 @@ def _made(event_id: UUID, effected: Effected, rule: Rule, transaction_ids: Mappi
             return [index, transaction_ids.get(FulfilmentKey(rule.rule_id, index)), amount]
         case JoinSegment(_, lapses_at):
             return [index, None, lapses_at]
-        case LeaveSegment():
+        case LeaveSegment() | GrantVoucher():
             return [index, None, None]
         case ScheduleTrigger(due_at):
             return [index, trigger_id_of(event_id, rule.rule_id, index), due_at]
+        case GrantDiscount(amount=off):
+            return [index, None, str(off)]
 
 
 def versions_named(kept: bytes) -> set[VersionKey]:
@@ -199,6 +239,7 @@ def _fulfilment(event_id: UUID, rule: Rule, index: int, made: tuple[str | None, 
     if made is None:
         return FulfilmentExplanation(wanted=wanted, has_effect=False)
     made_id, value = made
+    is_basket = rule.event_type is EventType.BASKET
     match wanted.type:
         case "points" | "pointsPerUnit":
             return FulfilmentExplanation(
@@ -206,9 +247,13 @@ def _fulfilment(event_id: UUID, rule: Rule, index: int, made: tuple[str | None, 
                 has_effect=True,
                 amount=value,
                 transaction_id=made_id,
-                points_event_id=points_event_id(event_id, rule.rule_id, index),
+                points_event_id=None if is_basket else points_event_id(event_id, rule.rule_id, index),
             )
         case "trigger":
             return FulfilmentExplanation(wanted=wanted, has_effect=True, trigger_id=made_id, due_at=value)
+        case "discount":
+            return FulfilmentExplanation(wanted=wanted, has_effect=True, discount=Decimal(value))
+        case "voucher":
+            return FulfilmentExplanation(wanted=wanted, has_effect=True)
         case _:
             return FulfilmentExplanation(wanted=wanted, has_effect=True, expiry_date_time=value)

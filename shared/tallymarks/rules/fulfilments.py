@@ -1,12 +1,10 @@
 """Fulfilments: each a small class that turns a matched event into an effect.
 
-A new fulfilment is one class here, its name in `Fulfilment`, and its tests; a new kind of effect is also a branch in
-`evaluate.apply` and in the ledger, which writes it.
+A new fulfilment is one class, its name in `Fulfilment`, its row in docs/rules.md, and its tests; a new kind of effect
+is also a branch in `evaluate.apply`, in the explanation, and in what writes or answers it.
 """
 
-from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Literal
@@ -17,48 +15,35 @@ from pydantic import Field, model_validator
 
 from tallymarks import limits
 from tallymarks.events import EventType, created_at_of
+from tallymarks.rules.criterion import RECORDED_TYPES
 from tallymarks.rules.facts import CustomerState, Facts
+from tallymarks.rules.fulfilment import (
+    Effect,
+    FulfilmentBase,
+    GivePoints,
+    GrantDiscount,
+    GrantVoucher,
+    JoinSegment,
+    LeaveSegment,
+    ScheduleTrigger,
+)
+from tallymarks.rules.fulfilments_basket import OfferDiscount, OfferVoucher
 from tallymarks.rules.triggers import depth_of
 from tallymarks.segments import Segment, lapses_at, later
 from tallymarks.values import Model, PointsMoved, Rate, RequiredText, Text
 
-SPEND_EVENT_TYPES = frozenset({EventType.ORDER, EventType.TRANSACTION})
+__all__ = [
+    "Effect",
+    "FulfilmentBase",
+    "GivePoints",
+    "GrantDiscount",
+    "GrantVoucher",
+    "JoinSegment",
+    "LeaveSegment",
+    "ScheduleTrigger",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class GivePoints:
-    """A points transaction of this amount."""
-
-    amount: int
-
-
-@dataclass(frozen=True, slots=True)
-class JoinSegment:
-    """The customer is a member from now on, until the instant given (None: for good)."""
-
-    segment_id: UUID
-    lapses_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class LeaveSegment:
-    """The customer is no member from now on."""
-
-    segment_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduleTrigger:
-    """An action event of the customer is to come."""
-
-    due_at: datetime
-    name_space: str
-    reference: str | None
-    depth: int
-    """How many triggers lead to it, itself included."""
-
-
-Effect = GivePoints | JoinSegment | LeaveSegment | ScheduleTrigger
+SPEND_EVENT_TYPES = frozenset({EventType.ORDER, EventType.TRANSACTION, EventType.BASKET})
 
 
 def join(segment: Segment, customer: CustomerState, now: datetime) -> JoinSegment | None:
@@ -69,26 +54,6 @@ def join(segment: Segment, customer: CustomerState, now: datetime) -> JoinSegmen
     if customer.is_member(segment.segment_id, now):
         lapse = later(lapse, customer.memberships[segment.segment_id])
     return JoinSegment(segment.segment_id, lapse)
-
-
-class FulfilmentBase(Model):
-    """One thing that a matching rule does."""
-
-    @abstractmethod
-    def fulfil(self, facts: Facts) -> Effect | None:
-        """Give the effect, None where there is none; never raises on a valid event of a fitting type."""
-
-    def event_types(self) -> frozenset[EventType]:
-        """Name the types of event that it can follow."""
-        return frozenset(EventType)
-
-    def segment_ids(self) -> Iterator[UUID]:
-        """Name the segments that must exist for the fulfilment to mean anything."""
-        return iter(())
-
-    def gives_points(self) -> bool:
-        """Tell whether it can give points, so that a limit on them means anything."""
-        return False
 
 
 class GivePointsPerEvent(FulfilmentBase):
@@ -107,13 +72,13 @@ class GivePointsPerEvent(FulfilmentBase):
 
 
 class GivePointsPerUnit(FulfilmentBase):
-    """Points for each unit of spend (order total, transaction amount), rounded down to whole points."""
+    """Points for each unit of spend (order or basket total, transaction amount), rounded down to whole points."""
 
     type: Literal["pointsPerUnit"]
     rate: Rate
 
     def event_types(self) -> frozenset[EventType]:
-        """Only orders and transactions are spend."""
+        """Only orders and transactions are spend, and baskets would be."""
         return SPEND_EVENT_TYPES
 
     def gives_points(self) -> bool:
@@ -126,7 +91,15 @@ class GivePointsPerUnit(FulfilmentBase):
         return GivePoints(points) if points else None
 
 
-class AddToSegment(FulfilmentBase):
+class _KeptFulfilment(FulfilmentBase):
+    """Changes something that is kept, so it follows no basket."""
+
+    def event_types(self) -> frozenset[EventType]:
+        """All but baskets."""
+        return RECORDED_TYPES
+
+
+class AddToSegment(_KeptFulfilment):
     """Makes the customer a member, or moves the lapse of a member forward, never back."""
 
     type: Literal["addToSegment"]
@@ -142,7 +115,7 @@ class AddToSegment(FulfilmentBase):
         return join(segment, facts.customer, facts.now) if segment else None
 
 
-class RemoveFromSegment(FulfilmentBase):
+class RemoveFromSegment(_KeptFulfilment):
     """Ends the customer's membership."""
 
     type: Literal["removeFromSegment"]
@@ -188,7 +161,7 @@ class After(Model):
                 return at + relativedelta(years=self.count)
 
 
-class MakeTrigger(FulfilmentBase):
+class MakeTrigger(_KeptFulfilment):
     """Makes an action event of the customer come, once, a span of time after the event's createdAt.
 
     Where that lies in the past already, it comes at once.
@@ -209,7 +182,13 @@ class MakeTrigger(FulfilmentBase):
 
 
 Fulfilment = Annotated[
-    GivePointsPerEvent | GivePointsPerUnit | AddToSegment | RemoveFromSegment | MakeTrigger,
+    GivePointsPerEvent
+    | GivePointsPerUnit
+    | AddToSegment
+    | RemoveFromSegment
+    | MakeTrigger
+    | OfferDiscount
+    | OfferVoucher,
     Field(discriminator="type"),
 ]
 """The registry of fulfilments."""

@@ -20,9 +20,11 @@ TRANSACTIONS = "/api/v1/events/transactions"
 POINTS = "/api/v1/events/points"
 REDEMPTIONS = "/api/v1/events/redemptions"
 REVERSALS = "/api/v1/events/reversals"
+BASKETS = "/api/v1/events/baskets"
 EVENT_SEARCH = "/api/v1/customers/events"
 TRANSACTION_SEARCH = "/api/v1/customers/transactions"
 RULES = "/api/v1/admin/rules"
+RULE_TRIALS = "/api/v1/admin/rules/test"
 SEGMENTS = "/api/v1/admin/segments"
 API_KEYS = "/api/v1/admin/api-keys"
 SETTINGS = "/api/v1/admin/settings"
@@ -88,6 +90,11 @@ def reversal(customer_id: object, reverses: object, amount: object = None, **fie
     return body if amount is None else {**body, "amount": amount}
 
 
+def basket(customer_id: object, total: object = "10", **fields: object) -> Json:
+    """A basket."""
+    return {"eventId": fresh_id(), "customerId": str(customer_id), "basket": {"total": total}, **fields}
+
+
 def batch(*events: Json) -> Json:
     """A batch of events; each without an eventType gets the one that its content tells."""
     return {"events": [{"eventType": _event_type(event), **event} for event in events]}
@@ -136,3 +143,21 @@ async def bare_customers(assessor: Assessor, tenant: Tenant, customer_ids: Itera
     """Customers that an event has made and nobody has registered (an action of each who is known already)."""
     events = [ActionEvent(event_id=new_id(), customer_id=each, created_at=START) for each in customer_ids]
     await assessor.assess(tenant.tenant_id, events)
+
+
+def a_rule_for(event_type: str, *fulfilments: Json, **fields: object) -> Json:
+    """The body of a rule."""
+    return {"name": "Rule", "eventType": event_type, "fulfilments": list(fulfilments), **fields}
+
+
+def give(amount: int) -> Json:
+    """A fulfilment: points for each event."""
+    return {"type": "points", "amount": amount}
+
+
+async def tried(api: ApiClient, event: Json, **fields: object) -> Json:
+    """What a trial is answered."""
+    answered = await api.post(RULE_TRIALS, {"event": event, **fields})
+    assert answered.status == 200, answered.body
+    outcome: Json = answered.body
+    return outcome

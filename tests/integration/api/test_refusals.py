@@ -18,6 +18,7 @@ from tallymarks_api.main import ENDPOINTS
 from tests.integration.api.answers import contents, queued, refused, refused_body
 from tests.integration.api.given import (
     ACTIONS,
+    BASKETS,
     CUSTOMERS,
     EVENT_SEARCH,
     EVENTS,
@@ -30,6 +31,7 @@ from tests.integration.api.given import (
     Json,
     a_customer,
     action,
+    basket,
     filled,
     fresh_id,
     order,
@@ -179,6 +181,8 @@ def bad_events() -> Iterator[tuple[str, Json, str, Sequence[object]]]:
     an_order["order"] |= {"items": [{}], "payments": [{}]}
     a_transaction, some_points = transaction(fresh_id(), **common), points(fresh_id(), **common)
     a_redemption = redemption(fresh_id(), **common)
+    a_basket = basket(fresh_id(), **common)
+    a_basket["basket"] |= {"items": [{}]}
     for param, values in bad_commons():
         yield ACTIONS, an_action, param, values
     yield ACTIONS, an_action, "action", [None, [], 5]
@@ -199,6 +203,13 @@ def bad_events() -> Iterator[tuple[str, Json, str, Sequence[object]]]:
     yield TRANSACTIONS, a_transaction, "transaction.amount", [*BAD_AMOUNTS, None]
     yield TRANSACTIONS, a_transaction, "transaction.currency", BAD_TEXTS
     yield POINTS, some_points, "points.quantity", BAD_POINTS
+    yield BASKETS, a_basket, "basket", [None, [], 5]
+    yield BASKETS, a_basket, "basket.total", [*BAD_AMOUNTS, None]
+    yield BASKETS, a_basket, "basket.items.0.quantity", BAD_COUNTS
+    yield BASKETS, a_basket, "eventId", [*BAD_IDS, None]
+    yield BASKETS, a_basket, "createdAt", BAD_INSTANTS
+    yield BASKETS, a_basket, "eventType", ["order", None]
+    yield BASKETS, a_basket, "order", [{"total": 1}]
     yield REDEMPTIONS, a_redemption, "redemption.points", BAD_REDEMPTIONS
     yield REDEMPTIONS, a_redemption, "redemption.description", [5, "a\x00b", "x" * 2001]
     yield REDEMPTIONS, a_redemption, "emailAddress", ["ada@example.org"]
@@ -292,7 +303,7 @@ async def test_every_field_of_an_event_is_checked_alone_and_in_a_batch(
             for value in values:
                 wrong = with_value(body, param, value)
                 refused(await api.post(path, wrong), 400, "InvalidRequest", param, as_sent(value))
-                if path in (REDEMPTIONS, REVERSALS) or param == "eventType":
+                if path in (REDEMPTIONS, REVERSALS, BASKETS) or param == "eventType":
                     continue
                 in_batch = {"eventType": path.rsplit("/", 1)[1].removesuffix("s"), **wrong}
                 in_batch["eventType"] = "points" if path == POINTS else in_batch["eventType"]
@@ -309,6 +320,7 @@ async def test_what_an_event_must_have_is_named_when_it_is_missing(api: ApiClien
         POINTS: (points(fresh_id()), ["eventId", "customerId", "points"]),
         REDEMPTIONS: (redemption(fresh_id()), ["eventId", "customerId", "redemption"]),
         REVERSALS: (reversal(fresh_id(), fresh_id()), ["eventId", "customerId", "reverses"]),
+        BASKETS: (basket(fresh_id()), ["eventId", "customerId", "basket"]),
     }
     for path, (body, names) in bodies.items():
         for name in names:
@@ -405,7 +417,7 @@ async def test_a_path_that_is_not_served_is_a_404(api: ApiClient) -> None:
         "/api/v1",
         "/api/v2/customers",
         f"{CUSTOMERS}/",
-        f"{EVENTS}/baskets",
+        f"{EVENTS}/basket",
         "/swagger",
         "/metrics/x",
     ]

@@ -17,6 +17,7 @@ from tests.integration.api.answers import listed, refused
 from tests.integration.api.given import (
     ALL_FIELDS,
     API_KEYS,
+    BASKETS,
     CUSTOMERS,
     EVENT_SEARCH,
     EVENTS,
@@ -31,6 +32,7 @@ from tests.integration.api.given import (
     a_rule,
     a_segment,
     bare_customers,
+    basket,
     earned,
     fresh_id,
     made,
@@ -152,6 +154,7 @@ async def test_another_tenant_reads_nothing(other: ApiClient, other_tenant: Tena
     refused(await other.get(f"{SEGMENTS}/{possessions.segment_id}"), 404, "NotFound")
     refused(await other.get(f"{SIMULATIONS}/{possessions.simulation_id}"), 404, "NotFound")
     refused(await other.get(f"{API_KEYS}/{possessions.api_key}"), 404, "NotFound")
+    assert (await other.post(BASKETS, basket(possessions.customer_id))).body["points"] == []
 
 
 async def test_another_tenant_changes_nothing(
