@@ -13,7 +13,7 @@ from tallymarks import limits
 from tallymarks.database import Connection, Record
 from tallymarks.rules.explanation import VersionKey
 from tallymarks.rules.rule import Rule, RuleVersion
-from tallymarks.rules.rule_set import RuleSet
+from tallymarks.rules.rule_set import RuleSet, in_order
 from tallymarks.segments import Segment
 from tallymarks.sql import rules as sql
 
@@ -42,21 +42,33 @@ class RuleSets:
 
 async def _read(connection: Connection, tenant_id: UUID, revision: int) -> RuleSet:
     rules = [rule_of(row) for row in await connection.fetch(sql.SELECT_ACTIVE_RULE_VERSIONS, tenant_id)]
+    return RuleSet.of(revision, rules, await _segments_named(connection, tenant_id, rules))
+
+
+async def with_rules_in_test(connection: Connection, tenant_id: UUID, active: RuleSet) -> RuleSet:
+    """Give the active rules together with those in status test, as they would be were these active too."""
+    in_test = [rule_of(row) for row in await connection.fetch(sql.SELECT_RULES_IN_TEST, tenant_id)]
+    segments = {**active.segments}
+    for segment in await _segments_named(connection, tenant_id, in_test):
+        segments[segment.segment_id] = segment
+    return RuleSet.of_any_status(active.revision, in_order([*active.rules, *in_test]), segments.values())
+
+
+async def _segments_named(connection: Connection, tenant_id: UUID, rules: Iterable[Rule]) -> list[Segment]:
     named = sorted({segment_id for rule in rules for _, segment_id in rule.segments_named()})
-    segments = [segment_of(row) for row in await connection.fetch(sql.SELECT_SEGMENTS_NAMED, tenant_id, named)]
-    return RuleSet.of(revision, rules, segments)
+    return [segment_of(row) for row in await connection.fetch(sql.SELECT_SEGMENTS_NAMED, tenant_id, named)]
 
 
 async def rules_of_versions(
     connection: Connection, tenant_id: UUID, named: Iterable[VersionKey]
 ) -> dict[VersionKey, Rule]:
     """Read rules with the content of the versions named."""
-    in_order = sorted(named)
+    keys = sorted(named)
     rows = await connection.fetch(
         sql.SELECT_RULE_VERSIONS_NAMED,
         tenant_id,
-        [key.rule_id for key in in_order],
-        [key.version for key in in_order],
+        [key.rule_id for key in keys],
+        [key.version for key in keys],
     )
     return {VersionKey(row["rule_id"], row["version"]): rule_of(row) for row in rows}
 

@@ -26,6 +26,7 @@ from tallymarks.rules.fulfilments import (
 )
 from tallymarks.rules.rule import NewRule
 from tallymarks.values import Instant, format_instant
+from tallymarks_api.rule_trials import Trial
 from tests.parts import START
 from tests.unit.builders import CUSTOMER, EVENT, SEGMENT, customer, facts, segment
 from tests.unit.criteria import TYPES
@@ -168,6 +169,13 @@ def effect_json(effect: Effect | None) -> Json:
 
 
 def test_the_example_of_a_rule_is_one() -> None:
-    (block,) = BLOCKS
+    block, _ = BLOCKS
     NewRule.model_validate(json.loads(block), by_alias=True, by_name=False)
     assert str(SEGMENT) in block
+
+
+def test_the_example_of_a_trial_is_one() -> None:
+    _, block = BLOCKS
+    trial = Trial.model_validate(json.loads(block), by_alias=True, by_name=False)
+    assert trial.rule is not None
+    assert trial.customer is not None

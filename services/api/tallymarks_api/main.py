@@ -20,6 +20,7 @@ from tallymarks_api import (
     events,
     redemptions,
     reversals,
+    rule_trials,
     rules,
     search,
     segments,
@@ -47,6 +48,7 @@ ENDPOINTS = (
     *baskets.ENDPOINTS,
     *rules.ENDPOINTS,
     *simulations.ENDPOINTS,
+    *rule_trials.ENDPOINTS,
     *admin.ENDPOINTS,
     *tenant_settings.ENDPOINTS,
 )

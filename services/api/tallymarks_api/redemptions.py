@@ -66,11 +66,8 @@ async def _redeem(connection: Connection, call: RedemptionCall, event: Redemptio
     if existing is not None:
         return existing
     account = accounts.get(event.customer_id)
-    if account is not None and account.is_locked:
-        raise AccountLocked.of("customerId", str(event.customer_id))
     balance = account.balance if account else 0
-    if balance < event.redemption.points:
-        raise InsufficientPoints.of("redemption.points", event.redemption.points, f"The balance is {balance} points.")
+    require_redeemable(event, balance, is_locked=account is not None and account.is_locked)
     now = call.parts.now()
     accepted = AcceptedRedemption(
         event_id=event.event_id,
@@ -99,6 +96,19 @@ async def _redeem(connection: Connection, call: RedemptionCall, event: Redemptio
     messages = event_messages(call.parts.broker.topology, call.tenant_id, [event], call.parts.new_id, call.trace_parent)
     await outbox.put(connection, call.tenant_id, list(messages), now)
     return accepted
+
+
+def require_redeemable(event: RedemptionEvent, balance: int, *, is_locked: bool) -> None:
+    """Hold a redemption to the account that it is taken from.
+
+    Raises:
+        AccountLocked: the account takes no redemption.
+        InsufficientPoints: the balance does not cover it.
+    """
+    if is_locked:
+        raise AccountLocked.of("customerId", str(event.customer_id))
+    if balance < event.redemption.points:
+        raise InsufficientPoints.of("redemption.points", event.redemption.points, f"The balance is {balance} points.")
 
 
 def _record(event: RedemptionEvent, accepted: AcceptedRedemption) -> str:

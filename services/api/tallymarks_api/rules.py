@@ -16,10 +16,10 @@ from tallymarks.errors import (
     SegmentNotFound,
     StatusChangeNotAllowed,
 )
-from tallymarks.rule_sets import rule_of, rule_version_of
+from tallymarks.rule_sets import rule_of, rule_version_of, segment_of
 from tallymarks.rules.rule import NewRule, Rule, RuleContent, RuleVersion
 from tallymarks.rules.rule_life import RuleChange, change_of, require_first_status
-from tallymarks.segments import Status
+from tallymarks.segments import Segment, Status
 from tallymarks.sql import rules as sql
 from tallymarks.values import Model
 from tallymarks_api.calls import Answer, Call, Endpoint, Nothing, found, require_same
@@ -120,8 +120,10 @@ async def replace_rule(call: Call[RulePath, Nothing, RuleChange]) -> Answer:
     return Answer(changed)
 
 
-async def require_segments(connection: Connection, tenant_id: UUID, rule: RuleContent, within: str = "") -> None:
-    """Hold a rule to the segments that there are.
+async def require_segments(
+    connection: Connection, tenant_id: UUID, rule: RuleContent, within: str = ""
+) -> list[Segment]:
+    """Give the segments that a rule names.
 
     Args:
         connection: in a transaction of the tenant.
@@ -130,14 +132,16 @@ async def require_segments(connection: Connection, tenant_id: UUID, rule: RuleCo
         within: what stands before the rule's own places in the body, such as `rule.`.
 
     Raises:
-        SegmentNotFound: it names another, at the place that the error tells.
+        SegmentNotFound: it names one that there is not, at the place that the error tells.
     """
     named = list(rule.segments_named())
     rows = await connection.fetch(sql.SELECT_SEGMENTS_NAMED, tenant_id, sorted({segment for _, segment in named}))
-    known = {row["segment_id"] for row in rows}
+    segments = list(map(segment_of, rows))
+    known = {segment.segment_id for segment in segments}
     for place, segment_id in named:
         if segment_id not in known:
             raise SegmentNotFound.of(within + place, str(segment_id))
+    return segments
 
 
 async def _read(connection: Connection, tenant_id: UUID, rule_id: UUID) -> Rule:

@@ -32,8 +32,7 @@ class RuleSet:
     @classmethod
     def of(cls, revision: int, rules: Iterable[Rule], segments: Iterable[Segment]) -> "RuleSet":
         """Keep the active rules, with all the versions of each that are given."""
-        in_order = sorted(rules, key=lambda rule: (rule.created_at, rule.rule_id, rule.version))
-        return cls.of_any_status(revision, [rule for rule in in_order if rule.status is Status.ACTIVE], segments)
+        return cls.of_any_status(revision, in_order(rule for rule in rules if rule.status is Status.ACTIVE), segments)
 
     @classmethod
     def of_any_status(cls, revision: int, rules: Iterable[Rule], segments: Iterable[Segment]) -> "RuleSet":
@@ -60,3 +59,8 @@ class RuleSet:
     def matching(self, event: EventBase, event_type: str) -> Iterable[Rule]:
         """Give the rules of the type that could match the event, in order."""
         return self.by_type.get(event_type, NO_RULES).matching(event)
+
+
+def in_order(rules: Iterable[Rule]) -> list[Rule]:
+    """Give rules in the order in which their effects apply: oldest first."""
+    return sorted(rules, key=lambda rule: (rule.created_at, rule.rule_id, rule.version))

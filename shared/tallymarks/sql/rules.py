@@ -88,6 +88,13 @@ INNER JOIN rule_versions AS v ON r.tenant_id = v.tenant_id AND r.rule_id = v.rul
 WHERE r.tenant_id = $1 AND v.tenant_id = $1 AND r.status = 'active'
 """
 
+SELECT_RULES_IN_TEST = """
+-- Bounded by the number of rules that a tenant may have.
+SELECT rule_id, tenant_id, status, definition, version, effective_from, effective_to, created_at, changed_at
+FROM rules
+WHERE tenant_id = $1 AND status = 'test'
+"""
+
 SELECT_RULE_VERSIONS_NAMED = """
 -- The given versions of rules ($2, $3: side by side), as explanations name them.
 SELECT

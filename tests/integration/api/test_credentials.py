@@ -114,7 +114,7 @@ async def test_calls_of_admins_are_refused_to_integrations_and_leave_nothing(
     await integration.get(CUSTOMERS)
     before = await contents(owner)
     of_admins = [endpoint for endpoint in ENDPOINTS if endpoint.role is Role.ADMIN]
-    assert len(of_admins) == 21
+    assert len(of_admins) == 22
     for endpoint in of_admins:
         raw = b"no json" if endpoint.body is not None else None
         refused(await integration.call(endpoint.method, filled(endpoint), raw=raw), 403, "Forbidden")

@@ -26,6 +26,7 @@ from tests.integration.api.given import (
     POINTS,
     REDEMPTIONS,
     REVERSALS,
+    RULE_TRIALS,
     RULES,
     TRANSACTIONS,
     Json,
@@ -391,7 +392,7 @@ async def test_a_body_may_have_1_mebibyte_and_no_more(
     api: ApiClient, owner: asyncpg.Connection, broker: Broker
 ) -> None:
     paths = [endpoint.path for endpoint in WITH_A_BODY if endpoint.method == "POST" and endpoint.path != EVENTS]
-    assert len(paths) == 10
+    assert len(paths) == 12
     async with nothing_left(owner, broker):
         for path in paths:
             for is_chunked in (False, True):
@@ -435,6 +436,7 @@ async def test_a_method_that_a_path_does_not_take_is_a_405_that_names_those_it_t
     for path in (EVENT_SEARCH, f"{CUSTOMERS}/transactions"):
         methods_of[path] |= methods_of[f"{CUSTOMERS}/{{customerId}}"]
     methods_of[f"{RULES}/simulate"] |= methods_of[f"{RULES}/{{ruleId}}"]  # likewise an id of a rule
+    methods_of[RULE_TRIALS] |= methods_of[f"{RULES}/{{ruleId}}"]
     for path, methods in methods_of.items():
         for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"} - methods:
             answered = await api.call(method, path.replace("{", "").replace("}", ""), headers={})

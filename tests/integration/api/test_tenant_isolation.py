@@ -23,6 +23,7 @@ from tests.integration.api.given import (
     EVENTS,
     REDEMPTIONS,
     REVERSALS,
+    RULE_TRIALS,
     RULES,
     SEGMENTS,
     SIMULATIONS,
@@ -154,6 +155,12 @@ async def test_another_tenant_reads_nothing(other: ApiClient, other_tenant: Tena
     refused(await other.get(f"{SEGMENTS}/{possessions.segment_id}"), 404, "NotFound")
     refused(await other.get(f"{SIMULATIONS}/{possessions.simulation_id}"), 404, "NotFound")
     refused(await other.get(f"{API_KEYS}/{possessions.api_key}"), 404, "NotFound")
+    event: Json = {"eventType": "action"}
+    named: Json = {"customerId": possessions.customer_id}
+    refused(await other.post(RULE_TRIALS, {"event": event, "customer": named}), 404, "CustomerNotFound")
+    tried = (await other.post(RULE_TRIALS, {"event": {**event, **named}})).body
+    assert tried["wouldWrite"]["balance"] == {"before": 0, "after": 0}
+    assert tried["explanation"][0]["rules"] == []
     assert (await other.post(BASKETS, basket(possessions.customer_id))).body["points"] == []
 
 
@@ -172,6 +179,8 @@ async def test_another_tenant_changes_nothing(
     refused(await other.post(REVERSALS, reversal(customer_id, possessions.order_id)), 400, "ReversedEventNotFound")
     refused(await other.put(f"{RULES}/{possessions.rule_id}", rule), 404, "NotFound")
     refused(await other.post(RULES, naming), 400, "SegmentNotFound", "fulfilments.0.segmentId", segment_id)
+    trial = {"event": {"eventType": "order", "order": {"total": 1}}, "rule": naming}
+    refused(await other.post(RULE_TRIALS, trial), 400, "SegmentNotFound", "rule.fulfilments.0.segmentId", segment_id)
     refused(await other.put(f"{SEGMENTS}/{segment_id}", {"name": "x"}), 404, "NotFound")
     refused(await other.delete(f"{SIMULATIONS}/{possessions.simulation_id}"), 404, "NotFound")
     simulation: Json = {"ruleId": possessions.rule_id, "fromAt": "2026-03-13T00:00:00Z", "toAt": "2026-03-14T00:00:00Z"}
