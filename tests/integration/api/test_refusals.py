@@ -392,7 +392,7 @@ async def test_a_body_may_have_1_mebibyte_and_no_more(
     api: ApiClient, owner: asyncpg.Connection, broker: Broker
 ) -> None:
     paths = [endpoint.path for endpoint in WITH_A_BODY if endpoint.method == "POST" and endpoint.path != EVENTS]
-    assert len(paths) == 12
+    assert len(paths) == 13
     async with nothing_left(owner, broker):
         for path in paths:
             for is_chunked in (False, True):
