@@ -110,7 +110,11 @@ async def owned(assessor: Assessor, tenant: Tenant, other_tenant: Tenant, owner:
         await owner.execute(
             "INSERT INTO segments VALUES ($1, $2, 'one', NULL, NULL, 'active', '{}', now(), now())", *arguments[::2]
         )
-        await owner.execute("INSERT INTO rules VALUES ($1, $2, 'active', 'order', '{}', now(), now())", *arguments[::2])
+        await owner.execute(
+            "INSERT INTO rules (tenant_id, rule_id, status, event_type, definition, created_at, changed_at, version)"
+            " VALUES ($1, $2, 'active', 'order', '{}', now(), now(), 1)",
+            *arguments[::2],
+        )
         await owner.execute(
             "INSERT INTO segment_memberships VALUES ($1, $2, $3, now(), now(), NULL, now())", *arguments
         )
