@@ -229,15 +229,16 @@ async def _pasts(connection: Connection, tenant_id: UUID, lookups: Sequence[Look
     if not lookups:
         return []
     (rule,) = rule_set.rules
-    places, customer_ids = list(range(len(lookups))), [lookup.customer_id for lookup in lookups]
-    after_at, after_id = [lookup.after[0] for lookup in lookups], [lookup.after[1] for lookup in lookups]
-    at, event_ids = [lookup.at for lookup in lookups], [lookup.recorded.event.event_id for lookup in lookups]
-    done = await connection.fetch(
-        sql.SUM_EVENTS, tenant_id, places, customer_ids, after_at, after_id, at, event_ids,
-        rule.event_type is EventType.POINTS, str(rule.rule_id),
-    )  # fmt: skip
-    moved = await connection.fetch(sql.SUM_TRANSACTIONS, tenant_id, places, customer_ids, after_at, at, rule.rule_id)
-    totals = {row["place"]: _totals_of(row) for row in done}
+    totals = await _totals(connection, tenant_id, lookups, rule)
+    moved = await connection.fetch(
+        sql.SUM_TRANSACTIONS,
+        tenant_id,
+        list(range(len(lookups))),
+        [lookup.customer_id for lookup in lookups],
+        [lookup.after[0] for lookup in lookups],
+        [lookup.at for lookup in lookups],
+        rule.rule_id,
+    )
     points = {row["place"]: int(row["points"] or 0) for row in moved}
     windows = await _windows(connection, tenant_id, lookups, rule_set) if rule_set.asks_windows else {}
     stays = await _stays(connection, tenant_id, lookups) if rule_set.names_segments else {}
@@ -251,6 +252,42 @@ async def _pasts(connection: Connection, tenant_id: UUID, lookups: Sequence[Look
         )
         for place, lookup in enumerate(lookups)
     ]
+
+
+async def _totals(connection: Connection, tenant_id: UUID, lookups: Sequence[Lookup], rule: Rule) -> dict[int, Totals]:
+    """Sum up what the customers did before each event and after the one before it, less what was taken back."""
+    asked = (
+        tenant_id,
+        list(range(len(lookups))),
+        [lookup.customer_id for lookup in lookups],
+        [lookup.after[0] for lookup in lookups],
+        [lookup.after[1] for lookup in lookups],
+        [lookup.at for lookup in lookups],
+        [lookup.recorded.event.event_id for lookup in lookups],
+        rule.event_type is EventType.POINTS,
+    )
+    rows = await connection.fetch(sql.SUM_EVENTS, *asked, str(rule.rule_id))
+    totals = {row["place"]: _totals_of(row) for row in rows}
+    if any(row["reversal_count"] for row in rows):
+        found = await connection.fetch(sql.FIND_REVERSALS, *asked)
+        taken = await connection.fetch(
+            sql.SELECT_TAKEN,
+            tenant_id,
+            [row["place"] for row in found],
+            [row["event_id"] for row in found],
+            [UUID(row["reverses"]) for row in found],
+            rule.rule_id,
+        )
+        for row in taken:
+            totals[row["place"]] = totals[row["place"]].plus_all(_taken_back(row))
+    return totals
+
+
+def _taken_back(row: Record) -> Totals:
+    event_type = row["event_type"]
+    return Totals(
+        {event_type: -1 if row["is_last"] else 0}, {event_type: -row["amount"]}, int(row["points_earned"] or 0)
+    )
 
 
 def _totals_of(row: Record) -> Totals:

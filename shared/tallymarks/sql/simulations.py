@@ -130,7 +130,7 @@ SUM_EVENTS = """
 SELECT
     asked.place, done.action_count, done.action_value, done.order_count, done.order_value, done.transaction_count,
     done.transaction_value, done.points_count, done.points_value, done.points_earned, done.redemption_count,
-    done.anniversary_count
+    done.anniversary_count, done.reversal_count
 FROM unnest($2::bigint[], $3::uuid[], $4::timestamptz[], $5::uuid[], $6::timestamptz[], $7::uuid[])
     AS asked (place, customer_id, from_at, from_id, to_at, to_id)
 CROSS JOIN LATERAL (
@@ -147,7 +147,8 @@ CROSS JOIN LATERAL (
         sum(greatest((e.body #>> '{points,quantity}')::numeric, 0)) FILTER (WHERE e.event_type = 'points')
             AS points_earned,
         count(*) FILTER (WHERE e.event_type = 'redemption') AS redemption_count,
-        count(*) FILTER (WHERE e.event_type = 'anniversary') AS anniversary_count
+        count(*) FILTER (WHERE e.event_type = 'anniversary') AS anniversary_count,
+        count(*) FILTER (WHERE e.event_type = 'reversal') AS reversal_count
     FROM events e
     WHERE
         e.tenant_id = $1 AND e.customer_id = asked.customer_id
@@ -156,6 +157,48 @@ CROSS JOIN LATERAL (
         AND (e.created_at, e.event_type = 'points', e.event_id) < (asked.to_at, $8::boolean, asked.to_id)
         AND e.assessed_at IS NOT NULL AND e.body ->> 'assessmentRuleId' IS DISTINCT FROM $9::text
 ) AS done
+"""
+
+FIND_REVERSALS = """
+-- The reversals between the same events as above.
+SELECT asked.place, found.event_id, found.reverses
+FROM unnest($2::bigint[], $3::uuid[], $4::timestamptz[], $5::uuid[], $6::timestamptz[], $7::uuid[])
+    AS asked (place, customer_id, from_at, from_id, to_at, to_id)
+CROSS JOIN LATERAL (
+    SELECT e.event_id, e.body ->> 'reverses' AS reverses
+    FROM events e
+    WHERE
+        e.tenant_id = $1 AND e.customer_id = asked.customer_id AND e.event_type = 'reversal'
+        AND e.created_at >= asked.from_at AND e.created_at <= asked.to_at
+        AND (e.created_at, false, e.event_id) >= (asked.from_at, $8::boolean, asked.from_id)
+        AND (e.created_at, false, e.event_id) < (asked.to_at, $8::boolean, asked.to_id)
+) AS found
+"""
+
+SELECT_TAKEN = """
+-- What reversals took back: of an event of which type, how much of its value, whether nothing of it is left, and how
+-- many points of those earned (a negative number), but for what the rule ($5) had given.
+SELECT
+    asked.place, o.event_type, v.amount,
+    coalesce(o.body #>> '{order,total}', o.body #>> '{transaction,amount}')::numeric = (
+        SELECT sum(every.amount) FROM reversals every WHERE every.tenant_id = $1 AND every.reverses = v.reverses
+    ) AND NOT EXISTS (
+        SELECT FROM reversals later
+        WHERE
+            later.tenant_id = $1 AND later.reverses = v.reverses
+            AND (later.recorded_at, later.event_id) > (v.recorded_at, v.event_id)
+    ) AS is_last,
+    (
+        SELECT sum(t.amount)
+        FROM transactions t
+        WHERE
+            t.tenant_id = $1 AND t.event_id = v.event_id AND t.amount < 0
+            AND t.assessment_rule_version IS NOT NULL AND t.assessment_rule_id <> $5
+    ) AS points_earned
+FROM unnest($2::bigint[], $3::uuid[], $4::uuid[]) AS asked (place, event_id, reverses)
+INNER JOIN reversals v ON v.reverses = asked.reverses AND v.event_id = asked.event_id
+INNER JOIN events o ON o.event_id = asked.reverses
+WHERE v.tenant_id = $1 AND o.tenant_id = $1
 """
 
 SUM_TRANSACTIONS = """

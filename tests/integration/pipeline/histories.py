@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
-from tallymarks.events import AnyEvent, EventMessage
+from tallymarks.events import AnyEvent, EventMessage, ReversalEvent, created_at_of
 from tests.integration.pipeline.parts import add_to, give, in_name_space, make_rule, make_segment, seeded_ids
 from tests.parts import START, ApiClient
 
@@ -83,6 +83,23 @@ def _order(random: Random) -> Json:
     }  # fmt: skip
     totals = {name: random.randint(0, 20) for name in ("taxTotal", "shippingTotal", "discountTotal")}
     return {"total": random.randint(1, 100), "items": items, "payments": [payment], **totals}
+
+
+def with_reversals(seed: int, events: Sequence[AnyEvent]) -> list[AnyEvent | ReversalEvent]:
+    """A history in which some of the orders and transactions are taken back later, in part, whole, or part by part."""
+    random, ids = Random(seed), seeded_ids(seed + 500)
+    happening: list[AnyEvent | ReversalEvent] = list(events)
+    for event in events:
+        if event.spend is None or random.random() < 0.5:
+            continue
+        at = created_at_of(event)
+        for amount in random.choice(([None], [event.spend / 2], [event.spend / 2, None])):
+            at += timedelta(microseconds=500_000 * random.randint(1, 600_000))
+            reversal = ReversalEvent(
+                event_id=ids(), customer_id=event.customer_id, created_at=at, reverses=event.event_id, amount=amount
+            )
+            happening.append(reversal)
+    return sorted(happening, key=created_at_of)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

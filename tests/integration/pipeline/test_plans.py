@@ -119,6 +119,14 @@ STATEMENTS = {
         simulations.SUM_EVENTS, f"{TENANT_ID}, {EACH}, {TWO_TIMES}, {TWO_IDS}, {TWO_TIMES}, {TWO_IDS}, false, ''",
         "events_customer_idx",
     ),
+    "reversals before an event": planned(
+        simulations.FIND_REVERSALS,
+        f"{TENANT_ID}, {EACH}, {TWO_TIMES}, {TWO_IDS}, {TWO_TIMES}, {TWO_IDS}, false",
+        "events_customer_idx",
+    ),
+    "what reversals took back": planned(
+        simulations.SELECT_TAKEN, f"{TENANT_ID}, {EACH}, {TWO_IDS}, {NIL}", "reversals_pkey", "events_pkey"
+    ),
     "points that customers had before": planned(
         simulations.SUM_TRANSACTIONS, f"{TENANT_ID}, {EACH}, {TWO_TIMES}, {TWO_TIMES}, {NIL}",
         "transactions_customer_idx",

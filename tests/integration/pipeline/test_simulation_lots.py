@@ -225,6 +225,33 @@ async def test_a_lapsed_membership_counts_until_it_lapsed(
     assert [(await told(api, one))["results"]["matches"] for one in (inside, outside)] == [1, 3]
 
 
+async def test_what_was_taken_back_counts_no_more_after_it(
+    simulations: Simulations, api: ApiClient, assessor: Assessor, tenant: Tenant, clock: Clock
+) -> None:
+    ids = seeded_ids(6)
+    customer_id, first = ids(), ids()
+    await make_rule(api, "order", give(10))
+    await assessor.assess(tenant.tenant_id, [order(first, customer_id, "40", START)])
+    for amount, hours in ((10, 24), (30, 48)):
+        clock.now = START + timedelta(hours=hours)
+        reversal = {
+            "eventId": str(ids()), "customerId": str(customer_id), "reverses": str(first), "amount": amount,
+            "createdAt": clock().isoformat(),
+        }  # fmt: skip
+        assert (await api.post("/api/v1/events/reversals", reversal)).status == 200
+    visits_after = [action(ids(), customer_id, at=START + timedelta(hours=hours)) for hours in (12, 36, 60)]
+    await assessor.assess(tenant.tenant_id, visits_after)
+    clock.advance(days=30)
+    # Before the reversals, between them (a quarter is back, and 2 of the 10 points), and after.
+    for number, (orders, spend, earned) in enumerate([(1, 40, 10), (1, 30, 8), (0, 0, 0)]):
+        seen = f"totals.counts.order == {orders} && totals.spend == {spend}.0 && totals.pointsEarned == {earned}"
+        rule = a_rule(criteria=[{"type": "expression", "expression": seen}])
+        simulation_id = await ask(api, clock, rule)
+        await go_on(simulations)
+        days = [one["day"] for one in (await told(api, simulation_id))["days"]]
+        assert days == [f"2026-03-{14 + number}"], seen
+
+
 # --- whatever happens -------------------------------------------------------------------------------------------------
 
 

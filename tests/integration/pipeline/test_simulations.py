@@ -13,13 +13,21 @@ import asyncpg
 import pytest
 
 from tallymarks.database import Database
-from tallymarks.events import AnyEvent, RedemptionEvent, created_at_of
+from tallymarks.events import AnyEvent, RedemptionEvent, ReversalEvent, created_at_of
 from tallymarks.messages import event_json
 from tallymarks.rule_sets import rules_of_versions
 from tallymarks.rules.explanation import expand, versions_named
 from tallymarks_assessor.assess import Assessor
 from tallymarks_calendar.simulations import Simulations
-from tests.integration.pipeline.histories import BY_ITSELF, BY_WHAT_RULES_DO, Json, history, make_setting, rule_of
+from tests.integration.pipeline.histories import (
+    BY_ITSELF,
+    BY_WHAT_RULES_DO,
+    Json,
+    history,
+    make_setting,
+    rule_of,
+    with_reversals,
+)
 from tests.integration.pipeline.parts import RULES, seeded_ids
 from tests.parts import START, ApiClient, Clock, Tenant, credentials
 from tests.unit.criteria import TYPES
@@ -82,15 +90,19 @@ async def simulated(simulations: Simulations, api: ApiClient, clock: Clock, **fi
 # --- what the pipeline did --------------------------------------------------------------------------------------------
 
 
-async def happen(assessor: Assessor, clock: Clock, apis: Mapping[UUID, ApiClient], events: Sequence[AnyEvent]) -> None:
-    """Let events happen, each at its instant, in several tenants; redemptions are debited before."""
+async def happen(
+    assessor: Assessor, clock: Clock, apis: Mapping[UUID, ApiClient], events: Sequence[AnyEvent | ReversalEvent]
+) -> None:
+    """Let events happen, each at its instant, in several tenants; redemptions and reversals are decided by the api."""
     for event in events:
         clock.now = created_at_of(event)
         for tenant_id, api in apis.items():
-            if isinstance(event, RedemptionEvent):
-                body = event_json(event).decode().replace('"eventType":"redemption",', "").encode()
-                answered = await api.call("POST", "/api/v1/events/redemptions", raw=body)
+            if isinstance(event, RedemptionEvent | ReversalEvent):
+                body = event_json(event).decode().replace(f'"eventType":"{event.event_type}",', "").encode()
+                answered = await api.call("POST", f"/api/v1/events/{event.event_type}s", raw=body)
                 assert answered.status == 200, answered.body
+            if isinstance(event, ReversalEvent):
+                continue
             assert (await assessor.assess(tenant_id, [event])).events == 1
     clock.advance(days=1)
 
@@ -114,7 +126,8 @@ async def done_by(owner: asyncpg.Connection, database: Database, tenant: Tenant,
                 day[1] += explained.limited_by is not None
                 day[2].add(row["customer_id"])
     for row in await owner.fetch(
-        "SELECT created_at, amount FROM transactions WHERE tenant_id = $1 AND assessment_rule_id = $2",
+        "SELECT created_at, amount FROM transactions"
+        " WHERE tenant_id = $1 AND assessment_rule_id = $2 AND event_type <> 'reversal'",
         tenant.tenant_id,
         rule_id,
     ):
@@ -169,7 +182,7 @@ async def test_rules_do_in_a_simulation_what_they_did_when_they_were_active(
     rules = [rule_of(kind, random, ids()) for kind in BY_ITSELF.values()]
     for rule in rules:
         assert (await with_rules.post(RULES, rule)).status == 200
-    await happen(assessor, clock, apis, history(seed, 70))
+    await happen(assessor, clock, apis, with_reversals(seed, history(seed, 70)))
     before = await rows_of_all_tables(owner)
     matching = limited = 0
     for number, rule in enumerate(rules):
