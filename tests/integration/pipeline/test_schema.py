@@ -34,6 +34,7 @@ SERVICE_GRANTS = {
     "outbox": {"SELECT", "INSERT", "UPDATE", "DELETE"},
 }
 UPDATED_COLUMNS = {
+    ("assessments", "recorded_at"),
     ("events", "assessed_at"),
     ("rule_versions", "effective_to"),
     ("tenants", "reversals_may_go_below_zero"),
