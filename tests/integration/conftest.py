@@ -1,10 +1,14 @@
-"""What every test on real servers has: patience."""
+"""What every test on real servers has: patience, and on request a tenant who owns something of everything."""
 
+import asyncpg
 import pytest
 
 from tallymarks import limits
+from tallymarks.database import Database
 from tallymarks_api import auth, duplicates
-from tests.parts import PATIENCE_SECONDS
+from tallymarks_assessor.assess import Assessor
+from tests.integration.possessions import Possessions, possess
+from tests.parts import PATIENCE_SECONDS, ApiClient, Clock, Tenant
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +23,11 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LARGE_BODY_WAIT_SECONDS", PATIENCE_SECONDS)
     for module in (auth, duplicates):
         monkeypatch.setattr(module, "LOOKUP_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+
+
+@pytest.fixture
+async def possessions(
+    api: ApiClient, assessor: Assessor, tenant: Tenant, clock: Clock, owner: asyncpg.Connection, database: Database
+) -> Possessions:
+    """Rows of the first tenant in every table of tenant data."""
+    return await possess(api, assessor, tenant, clock, owner, database)

@@ -1,18 +1,10 @@
 """Nothing crosses tenants: neither through the api, nor in the database where a statement forgot the tenant."""
 
-import asyncio
-from dataclasses import dataclass
-from uuid import UUID
-
 import asyncpg
-import pytest
 
 from tallymarks.database import Connection, Database
-from tallymarks.events import OrderEvent
 from tallymarks.service import new_id
-from tallymarks.values import format_instant
 from tallymarks_assessor.assess import Assessor
-from tallymarks_calendar.simulations import Simulations
 from tests.integration.api.answers import listed, refused
 from tests.integration.api.given import (
     ALL_FIELDS,
@@ -32,16 +24,14 @@ from tests.integration.api.given import (
     a_customer,
     a_rule,
     a_segment,
-    bare_customers,
     basket,
     earned,
     fresh_id,
-    made,
-    order,
     redemption,
     reversal,
 )
-from tests.parts import ApiClient, Clock, Tenant
+from tests.integration.possessions import SELECT_TENANT_TABLES, SHARED_TABLES, Possessions, rows_of, tenant_tables
+from tests.parts import ApiClient, Tenant
 
 LISTINGS = {
     CUSTOMERS: "customers",
@@ -51,89 +41,11 @@ LISTINGS = {
     SEGMENTS: "segments",
     SIMULATIONS: "simulations",
 }
-SELECT_TENANT_TABLES = """
-SELECT c.relname::text AS name, c.relrowsecurity AS is_secured
-FROM pg_class c
-JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant_id' AND NOT a.attisdropped
-WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
-ORDER BY 1
-"""
 SELECT_GRANTS = """
 SELECT grantee::text, privilege_type::text, table_name::text, column_name::text
 FROM information_schema.column_privileges
 WHERE grantee = ANY($1::text[])
 """
-SHARED_TABLES = {"outbox"}
-
-
-async def rows_of(owner: asyncpg.Connection, tenant: Tenant) -> dict[str, list[str]]:
-    """Every row of a tenant, as text."""
-    return {
-        row["name"]: [
-            found["row"]
-            for found in await owner.fetch(
-                f'SELECT t::text AS row FROM "{row["name"]}" t WHERE tenant_id = $1 ORDER BY 1', tenant.tenant_id
-            )
-        ]
-        for row in await owner.fetch(SELECT_TENANT_TABLES)
-    }
-
-
-@dataclass(frozen=True)
-class Possessions:
-    """What the first tenant has: one of each kind."""
-
-    customer_id: str
-    segment_id: str
-    rule_id: str
-    api_key: str
-    event_id: str
-    order_id: str
-    simulation_id: str
-
-
-async def simulated(api: ApiClient, database: Database, clock: Clock, rule_id: str) -> str:
-    """A simulation that has looked at events, and has not come to its end."""
-    days = {"fromAt": "2026-03-14T00:00:00.000Z", "toAt": format_instant(clock())}
-    simulation_id: str = (await made(api, f"{RULES}/simulate", {"ruleId": rule_id, **days}))["simulationId"]
-    assert await Simulations(database, now=clock).go_on(asyncio.Event()) == 1
-    return simulation_id
-
-
-@pytest.fixture
-async def possessions(
-    api: ApiClient, assessor: Assessor, tenant: Tenant, clock: Clock, owner: asyncpg.Connection, database: Database
-) -> Possessions:
-    """Rows of the first tenant in every table of tenant data."""
-    customer_id = (await a_customer(api, **ALL_FIELDS))["customerId"]
-    await earned(assessor, tenant, customer_id, 100)
-    lapsing: Json = {"mode": "period", "count": 1, "unit": "days"}
-    segment_id = (await a_segment(api, name="VIP", expiry=lapsing))["segmentId"]
-    rule_id = (await a_rule(api, "order", {"type": "points", "amount": 1}))["ruleId"]
-    follow_up: Json = {"type": "trigger", "after": {"count": 7, "unit": "days"}, "nameSpace": "Customer.FollowUp"}
-    of_actions = await a_rule(api, "action", follow_up, limits={"perCustomer": 1, "total": 100})
-    await bare_customers(assessor, tenant, [UUID(customer_id)])
-    event = redemption(customer_id, 10)
-    assert (await api.post(REDEMPTIONS, event)).status == 200
-    bought = OrderEvent.model_validate({**order(customer_id), "createdAt": clock()})
-    await assessor.assess(tenant.tenant_id, [bought])
-    assert (await api.post(REVERSALS, reversal(customer_id, bought.event_id))).status == 200
-    # The second time the first membership has lapsed, which is recorded.
-    for _ in range(2):
-        assert (await api.put(f"{CUSTOMERS}/{customer_id}/segments", {"segmentId": segment_id})).status == 200
-        clock.advance(days=1)
-    simulation_id = await simulated(api, database, clock, of_actions["ruleId"])
-    rows = await rows_of(owner, tenant)
-    assert all(rows.values()), {name: len(found) for name, found in rows.items()}
-    return Possessions(
-        customer_id,
-        segment_id,
-        rule_id,
-        tenant.integration.api_key,
-        event["eventId"],
-        str(bought.event_id),
-        simulation_id,
-    )
 
 
 async def test_another_tenant_reads_nothing(other: ApiClient, other_tenant: Tenant, possessions: Possessions) -> None:
@@ -216,10 +128,6 @@ async def test_every_table_of_tenant_data_is_secured_by_row(owner: asyncpg.Conne
     tables = {row["name"]: row["is_secured"] for row in await owner.fetch(SELECT_TENANT_TABLES)}
     assert {name for name, is_secured in tables.items() if not is_secured} == SHARED_TABLES
     assert len(tables) > len(SHARED_TABLES)
-
-
-async def tenant_tables(owner: asyncpg.Connection) -> list[str]:
-    return [row["name"] for row in await owner.fetch(SELECT_TENANT_TABLES) if row["name"] not in SHARED_TABLES]
 
 
 async def attempt(connection: Connection, statement: str, *arguments: object) -> str:

@@ -1,7 +1,6 @@
 """The database as the services see it: its absence has one name, and a transaction sees one tenant."""
 
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -10,12 +9,8 @@ from tallymarks import limits
 from tallymarks.database import TRANSIENT_ERRORS, Database, DatabaseAway
 from tallymarks_assessor.assess import Assessor
 from tests.integration.pipeline.parts import points, seeded_ids
+from tests.integration.possessions import Possessions, mirror, tenant_tables
 from tests.parts import Tenant
-
-TENANT_DATA = (
-    "tenants", "api_keys", "segments", "rules", "customers", "accounts", "events", "transactions",
-    "segment_memberships", "segment_lapses",
-)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -100,60 +95,47 @@ async def test_statements_are_given_up_by_the_server_in_time(
 
 
 @pytest.fixture
-async def owned(assessor: Assessor, tenant: Tenant, other_tenant: Tenant, owner: asyncpg.Connection) -> UUID:
-    """A customer id that two tenants share, with rows in every table; gives the id."""
-    ids = seeded_ids(1)
-    customer_id, segment_id = ids(), ids()
-    for one in (tenant, other_tenant):
-        await assessor.assess(one.tenant_id, [points(ids(), customer_id, 1)])
-        arguments = (one.tenant_id, customer_id, segment_id)
-        await owner.execute(
-            "INSERT INTO segments VALUES ($1, $2, 'one', NULL, NULL, 'active', '{}', now(), now())", *arguments[::2]
-        )
-        await owner.execute(
-            "INSERT INTO rules (tenant_id, rule_id, status, event_type, definition, created_at, changed_at, version)"
-            " VALUES ($1, $2, 'active', 'order', '{}', now(), now(), 1)",
-            *arguments[::2],
-        )
-        await owner.execute(
-            "INSERT INTO segment_memberships VALUES ($1, $2, $3, now(), now(), NULL, now())", *arguments
-        )
-        await owner.execute("INSERT INTO segment_lapses VALUES ($1, $2, $3, now(), now(), now())", *arguments)
-    return customer_id
+async def tables(
+    owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, possessions: Possessions
+) -> list[str]:
+    """Every table of tenant data, with rows of two tenants who share their ids."""
+    await mirror(owner, tenant, other_tenant)
+    return await tenant_tables(owner)
 
 
-@pytest.mark.usefixtures("owned")
-@pytest.mark.parametrize("table", TENANT_DATA)
 async def test_a_statement_that_forgets_the_tenant_sees_its_own_rows_only(
-    database: Database, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, table: str
+    database: Database, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, tables: list[str]
 ) -> None:
     both = {tenant.tenant_id, other_tenant.tenant_id}
-    assert {row["tenant_id"] for row in await owner.fetch(f"SELECT tenant_id FROM {table}")} == both
-    for one in (tenant, other_tenant):
-        async with database.transaction(one.tenant_id) as connection:
-            rows = await connection.fetch(f"SELECT tenant_id FROM {table}")
-        assert {row["tenant_id"] for row in rows} == {one.tenant_id}
+    for table in tables:
+        assert {row["tenant_id"] for row in await owner.fetch(f"SELECT tenant_id FROM {table}")} == both, table
+        for one in both:
+            async with database.transaction(one) as connection:
+                rows = await connection.fetch(f"SELECT tenant_id FROM {table}")
+            assert {row["tenant_id"] for row in rows} == {one}, table
 
 
-@pytest.mark.usefixtures("owned")
-@pytest.mark.parametrize("table", TENANT_DATA)
-async def test_without_a_tenant_no_row_is_seen(database: Database, tenant: Tenant, table: str) -> None:
-    async with database.connection() as connection:
-        assert await connection.fetch(f"SELECT tenant_id FROM {table}") == []
-    # The tenant is forgotten with its transaction.
-    async with database.transaction(tenant.tenant_id) as connection:
-        assert await connection.fetch(f"SELECT tenant_id FROM {table}") != []
-    async with database.connection() as connection:
-        assert await connection.fetch(f"SELECT tenant_id FROM {table}") == []
+async def test_without_a_tenant_no_row_is_seen(database: Database, tenant: Tenant, tables: list[str]) -> None:
+    for table in tables:
+        async with database.connection() as connection:
+            assert await connection.fetch(f"SELECT tenant_id FROM {table}") == []
+        # The tenant is forgotten with its transaction.
+        async with database.transaction(tenant.tenant_id) as connection:
+            assert await connection.fetch(f"SELECT tenant_id FROM {table}") != []
+        async with database.connection() as connection:
+            assert await connection.fetch(f"SELECT tenant_id FROM {table}") == []
 
 
 async def test_nothing_can_be_written_for_another_tenant(
-    database: Database, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, owned: UUID
+    database: Database, owner: asyncpg.Connection, tenant: Tenant, other_tenant: Tenant, assessor: Assessor
 ) -> None:
+    ids = seeded_ids(1)
+    for one in (tenant, other_tenant):
+        await assessor.assess(one.tenant_id, [points(ids(), ids(), 1)])
     insert = "INSERT INTO segment_lapses VALUES ($1, $2, $2, now(), now(), now())"
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
         async with database.transaction(tenant.tenant_id) as connection:
-            await connection.execute(insert, other_tenant.tenant_id, owned)
+            await connection.execute(insert, other_tenant.tenant_id, ids())
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
         async with database.transaction(tenant.tenant_id) as connection:
             await connection.execute("UPDATE accounts SET tenant_id = $1", other_tenant.tenant_id)
@@ -165,7 +147,6 @@ async def test_nothing_can_be_written_for_another_tenant(
     assert await owner.fetchval("SELECT balance FROM accounts WHERE tenant_id = $1", other_tenant.tenant_id) == 1
 
 
-@pytest.mark.usefixtures("owned")
 @pytest.mark.parametrize(
     "statement",
     [
