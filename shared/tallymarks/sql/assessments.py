@@ -1,9 +1,12 @@
 """How events were assessed: written with their effect, and removed after their time."""
 
 INSERT = """
+-- Each event is assessed once; but where a caller's event has taken the id of a points event, that one's is kept.
 INSERT INTO assessments (tenant_id, event_id, recorded_at, explanation)
 SELECT $1, a.event_id, $4::timestamptz, a.explanation
 FROM unnest($2::uuid[], $3::bytea[]) AS a (event_id, explanation)
+ORDER BY a.event_id
+ON CONFLICT (tenant_id, event_id) DO NOTHING
 """
 
 SELECT = """
