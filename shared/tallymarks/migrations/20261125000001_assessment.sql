@@ -117,6 +117,8 @@ CREATE POLICY sees_assessments ON assessments FOR SELECT TO tallymarks_housekeep
 
 GRANT SELECT, INSERT, UPDATE ON rule_uses, customer_rule_uses TO tallymarks_service;
 GRANT SELECT, INSERT, DELETE ON assessments TO tallymarks_service;
+-- Nothing is ever updated: without it, rows could not be locked.
+GRANT UPDATE (recorded_at) ON assessments TO tallymarks_service;
 GRANT SELECT (tenant_id, recorded_at) ON assessments TO tallymarks_housekeeper;
 
 -- migrate:down

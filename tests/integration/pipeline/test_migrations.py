@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
+import orjson
 import pytest
 from dateutil.relativedelta import relativedelta
 
@@ -33,6 +35,7 @@ from tests.servers import database_url as database_url_of
 from tests.servers import drop_database
 
 MIGRATIONS = files("tallymarks") / "migrations"
+ASSESSMENT = "20261125000001_assessment.sql"
 CALENDAR = "20261125000002_calendar.sql"
 RULE_VERSIONS = "20261125000003_rule_versions.sql"
 REVERSALS = "20261125000004_reversals.sql"
@@ -109,6 +112,56 @@ async def test_what_goes_up_comes_down_and_goes_up_again(database_url: str) -> N
     assert down["policies"] == down["functions"] == []
     await dbmate(database_url, "migrate")
     assert await schema_of(database_url) == before
+
+
+async def test_events_of_before_there_were_totals_count(empty_url: str, tmp_path: Path) -> None:
+    """Whoever has ordered nine times before the update orders for the tenth time after it."""
+    await migrate_until(ASSESSMENT, empty_url, tmp_path)
+    now, tenant_ids, customer_ids = utc_now(), [new_id(), new_id()], [new_id(), new_id()]
+    connection = await asyncpg.connect(empty_url)
+    bodies: dict[str, list[dict[str, Any]]] = {
+        "action": [{"action": {"amount": "2.5"}}, {"action": {}}, {"action": {"amount": None}}],
+        "order": [{"order": {"total": "10.0001"}}, {"order": {"total": "-0.5"}}],
+        "transaction": [{"transaction": {"amount": "999999999999.9999"}}] * 3,
+        "points": [{"points": {"quantity": 5}}, {"points": {"quantity": -7}}, {"points": {"quantity": 10**15}}],
+        "redemption": [{"redemption": {"points": 3}}],
+        "error": [{"reason": "x", "event": {"order": {"total": "5"}}}],
+    }
+    for tenant_id in tenant_ids:
+        await connection.execute("INSERT INTO tenants VALUES ($1, 'Old', '', 0, $2)", tenant_id, now)
+        await connection.execute(
+            "INSERT INTO customers (tenant_id, customer_id, optin_sms, optin_email, accept_terms, attributes,"
+            " search_text, created_at, changed_at) SELECT $1, id, false, false, false, '[]', '', $3, $3"
+            " FROM unnest($2::uuid[]) id",
+            tenant_id, customer_ids, now,
+        )  # fmt: skip
+        await connection.execute(
+            "INSERT INTO accounts SELECT $1, id, 0, NULL, false FROM unnest($2::uuid[]) id", tenant_id, customer_ids
+        )
+    events = [(kind, body) for kind, all_of_kind in bodies.items() for body in all_of_kind]
+    # One redemption is debited and not assessed yet: it counts when it is.
+    assessed = [now] * len(events) + [None]
+    await connection.executemany(
+        "INSERT INTO events VALUES ($1, $2, $3, $4, NULL, NULL, $5, $5, $6, $7)",
+        [
+            (tenant_ids[0], new_id(), customer_ids[0], kind, now, at, orjson.dumps(body).decode())
+            for (kind, body), at in zip([*events, ("redemption", {})], assessed, strict=True)
+        ],
+    )
+    await dbmate(empty_url, "migrate")
+    rows = await connection.fetch("SELECT * FROM accounts")
+    await connection.close()
+    of_account = {(row["tenant_id"], row["customer_id"]): row for row in rows}
+    totals = {name: value for name, value in of_account.pop((tenant_ids[0], customer_ids[0])).items() if "_" in name}
+    assert {name: value for name, value in totals.items() if name.endswith(("_count", "_value", "_earned"))} == {
+        "action_count": 3, "action_value": Decimal("2.5"),
+        "order_count": 2, "order_value": Decimal("9.5001"),
+        "transaction_count": 3, "transaction_value": Decimal("2999999999999.9997"),
+        "points_count": 3, "points_value": 10**15 - 2, "points_earned": 10**15 + 5,
+        "redemption_count": 1, "anniversary_count": 0,
+    }  # fmt: skip
+    for row in of_account.values():
+        assert {value for name, value in row.items() if name.endswith(("_count", "_value", "_earned"))} == {0}
 
 
 async def test_customers_of_before_there_was_a_calendar_have_their_next_anniversary_ahead(

@@ -1,4 +1,4 @@
-"""Each points transaction is a points event, recorded and assessed with the event that it follows from or not at all."""
+"""Each points transaction is a points event: recorded and assessed with the event that it follows from, or neither."""
 
 from uuid import UUID
 
