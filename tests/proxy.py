@@ -1,12 +1,15 @@
-"""A TCP proxy that a test puts between a service and a server, to do what networks do: stall, break, lead nowhere."""
+"""A TCP proxy that a test puts between a service and a server, to do what networks do: stall, delay, break, lead
+nowhere."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from enum import Enum
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 CHUNK_BYTES_MAX = 65_536
+# PostgreSQL's, in the directory that an address names as its host.
+SOCKET_NAME = ".s.PGSQL.5432"
 
 
 class Direction(Enum):
@@ -17,9 +20,11 @@ class Direction(Enum):
 
 
 class Proxy:
-    """Forwards to the host and port of a server's address, until it is told otherwise."""
+    """Forwards to the host and port (or the unix socket) of a server's address, until it is told otherwise."""
 
     def __init__(self, server_url: str) -> None:
+        self.delay_seconds = 0.0
+        """How much later each piece arrives; in which many bytes are one piece."""
         self._listener: asyncio.Server | None = None
         self._flowing = {direction: asyncio.Event() for direction in Direction}
         self._held = dict.fromkeys(Direction, 0)
@@ -38,7 +43,7 @@ class Proxy:
             raise RuntimeError("the proxy does not listen")
         host, port = self._listener.sockets[0].getsockname()[:2]
         credentials, at, _ = self._server_url.netloc.rpartition("@")
-        return self._server_url._replace(netloc=f"{credentials}{at}{host}:{port}").geturl()
+        return self._server_url._replace(netloc=f"{credentials}{at}{host}:{port}", query="").geturl()
 
     def hold(self, direction: Direction) -> None:
         """Forward nothing more in this direction; nobody is told."""
@@ -72,7 +77,7 @@ class Proxy:
 
     async def _forward(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         try:
-            from_server, to_server = await asyncio.open_connection(self._server_url.hostname, self._server_url.port)
+            from_server, to_server = await self._connect()
         except OSError:
             to_client.transport.abort()
             return
@@ -89,12 +94,18 @@ class Proxy:
         to_client.close()
         to_server.close()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if directories := parse_qs(self._server_url.query).get("host"):
+            return await asyncio.open_unix_connection(f"{directories[0]}/{SOCKET_NAME}")
+        return await asyncio.open_connection(self._server_url.hostname, self._server_url.port)
+
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction) -> None:
         try:
             while chunk := await source.read(CHUNK_BYTES_MAX):
                 self._held[direction] += len(chunk)
                 try:
                     await self._flowing[direction].wait()
+                    await asyncio.sleep(self.delay_seconds)
                 finally:
                     self._held[direction] -= len(chunk)
                 target.write(chunk)

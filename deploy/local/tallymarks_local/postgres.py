@@ -119,6 +119,13 @@ class PostgresServer:
             self._process = None
         self._remove_temporary(self._socket_directory)
 
+    def crash(self) -> None:
+        """End it as a crash would, without a checkpoint: the next start recovers from its log."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(STOP_TIMEOUT_SECONDS)
+            self._process = None
+
     def stop_leftover(self) -> None:
         """Stop a server that runs on this directory but is no child of ours, and clear up what it left.
 

@@ -60,6 +60,7 @@ class RabbitmqNode:
         self._directory = directory.resolve()
         self._server_script = server_script
         self._port = 0
+        self._environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._port_mapper: subprocess.Popen[bytes] | None = None
 
@@ -80,7 +81,7 @@ class RabbitmqNode:
         configuration.write_text(CONFIGURATION.format(port=self._port))
         plugins = self._directory / "enabled_plugins"
         plugins.write_text("[].\n")
-        environment = {
+        self._environment = environment = {
             "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
             "LANG": "C.UTF-8",
             "HOME": str(home),  # holds the cookie
@@ -134,6 +135,18 @@ class RabbitmqNode:
             self._port_mapper.wait()
             self._port_mapper = None
             self.stop_leftover()
+
+    def control(self, *arguments: str) -> str:
+        """Run `rabbitmqctl` on the node that was started; gives what it printed.
+
+        Raises:
+            LocalServerError: the command failed.
+        """
+        command = [str(self._server_script.with_name("rabbitmqctl")), "--quiet", *arguments]
+        result = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            raise LocalServerError(f"{self.name}: rabbitmqctl {arguments[0]} failed: {result.stdout}{result.stderr}")
+        return result.stdout
 
     def stop_leftover(self) -> None:
         """End every process of this directory's node that runs, also one that an earlier run left."""

@@ -1,0 +1,190 @@
+"""What the faults happen to: the services as processes, with a proxy between each of them and each server."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import aiohttp
+import asyncpg
+
+from tallymarks.database import Database
+from tallymarks.service import new_id, utc_now
+from tallymarks.tenants import CreatedApiKey, create_tenant
+from tallymarks_local.postgres import PostgresServer
+from tallymarks_local.rabbitmq import RabbitmqNode, find_server_script, rabbitmq_server
+from tallymarks_local.servers import LocalServerError, running, wait_until_ready
+from tests.acceptance.installation import API, ASSESSOR, SERVICES, Installation, ServiceProcess
+from tests.faults.check import Findings, findings, stored
+from tests.faults.record import Outcome, Record
+from tests.faults.workload import Workload
+from tests.parts import ApiClient, credentials, until
+from tests.proxy import Proxy, proxy_to
+
+CLIENT = "client"
+BROKER, DATABASE = "broker", "database"
+DATABASE_NAME = "tallymarks"
+# As an operator has it: a test's installation waits longer for its confirms.
+CONFIRM_TIMEOUT_SECONDS = "5"
+INSIDE = Path(__file__).with_name("inside")
+RECOVERY_SECONDS = 90.0
+"""How long it may take after a fault until all is assessed and every service is ready, by themselves."""
+
+
+class FaultyInstallation(Installation):
+    """An installation whose services find a clock that can be stepped, and faults of their own (`inside`)."""
+
+    def __init__(self, settings: dict[str, str], logs: Path, session: aiohttp.ClientSession) -> None:
+        super().__init__(settings, logs, session)
+        self.clock_file = logs / "clock"
+
+    def environment(self, **settings: str | None) -> dict[str, str]:
+        """The environment of a process, in which `inside` is loaded before the service."""
+        inside = {"PYTHONPATH": str(INSIDE), "TALLYMARKS_TEST_CLOCK_FILE": str(self.clock_file)}
+        return super().environment(**settings) | inside
+
+
+@dataclass
+class System:
+    """Services, proxies and, where they are this run's own, the servers."""
+
+    installation: FaultyInstallation
+    database: Database
+    owner_url: str
+    proxies: Mapping[tuple[str, str], Proxy]
+    postgres: PostgresServer | None = None
+    rabbitmq: RabbitmqNode | None = None
+    services: dict[str, ServiceProcess] = field(default_factory=dict)
+
+    def start(self, name: str) -> ServiceProcess:
+        """Start another process of a service, through its proxies."""
+        return self.installation.start(
+            name, DATABASE_URL=self.proxies[name, DATABASE].url, AMQP_URL=self.proxies[name, BROKER].url
+        )
+
+    async def tenant(self) -> tuple[CreatedApiKey, ApiClient]:
+        """Make a tenant; gives its key and a client that comes to the api through its proxy."""
+        key = await create_tenant(self.database, "Faults", now=utc_now(), new_id=new_id)
+        client = self.installation.client(self.services[API], key)
+        return key, ApiClient(client.session, self.proxies[CLIENT, API].url, credentials(key))
+
+    async def ready(self) -> None:
+        """Wait until every service says that it is ready, with nobody's help."""
+        api, *workers = (self.services[name] for name in SERVICES)
+        await asyncio.gather(api.ready(BROKER, DATABASE), *(worker.ready() for worker in workers))
+
+    async def start_again(self, server: PostgresServer | RabbitmqNode) -> None:
+        """Start a server that was stopped, and wait until it is there."""
+        server.start()
+        await asyncio.to_thread(wait_until_ready, server)
+        if isinstance(server, RabbitmqNode):
+            # It has another port each time.
+            for (_, part), proxy in self.proxies.items():
+                if part == BROKER:
+                    proxy.lead_to(server.url)
+
+    async def settle(self, workload: Workload, key: CreatedApiKey, random: Random) -> Findings:
+        """Wait until what the clients know to be accepted is assessed; then compare."""
+        await self.ready()
+        await workload.mark(random)
+        owner = await asyncpg.connect(self.owner_url)
+        try:
+            try:
+                await until(partial(is_assessed, owner, key, workload.record), RECOVERY_SECONDS)
+            except TimeoutError:
+                print("not all that was accepted was assessed in time", flush=True)
+            return findings(workload.record, await stored(owner, key.tenant_id))
+        finally:
+            await owner.close()
+
+    async def verified(self, key: CreatedApiKey) -> bool:
+        """Whether `tallymarks ledger verify` finds nothing."""
+        ran = await self.installation.command("ledger", "verify", "--tenant-id", str(key.tenant_id))
+        return ran.exit_code == 0
+
+
+async def is_assessed(owner: asyncpg.Connection, key: CreatedApiKey, record: Record) -> bool:
+    """Whether every event that was accepted is recorded, and nothing waits in the outbox."""
+    accepted = [sent.event_id for sent in record.of(Outcome.ACCEPTED)]
+    recorded = await owner.fetchval(
+        "SELECT count(*) FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[]) AND assessed_at IS NOT NULL",
+        key.tenant_id,
+        accepted,
+    )
+    return bool(recorded == len(accepted)) and not await owner.fetchval("SELECT count(*) FROM outbox")
+
+
+@asynccontextmanager
+async def system_on(
+    database_url: str, amqp_url: str, topology_prefix: str, logs: Path, *, shows_logs: bool = False
+) -> AsyncIterator[System]:
+    """One process of each service, ready, on servers that run; each must stop gracefully at the end."""
+    settings = {
+        "DATABASE_URL": database_url,
+        "AMQP_URL": amqp_url,
+        "TOPOLOGY_PREFIX": topology_prefix,
+        "PARTITIONS": "2",
+        "CONFIRM_TIMEOUT_SECONDS": CONFIRM_TIMEOUT_SECONDS,
+    }
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        installation = FaultyInstallation(settings, logs, session)
+        database = Database(database_url, pool_size=2, application_name="faults")
+        await database.open()
+        stack.push_async_callback(database.close)
+        proxies = {
+            (name, part): await stack.enter_async_context(proxy_to(url))
+            for name in SERVICES
+            for part, url in ((BROKER, amqp_url), (DATABASE, database_url))
+        }
+        system = System(installation, database, database_url, proxies)
+        try:
+            for name in SERVICES:
+                system.services[name] = system.start(name)
+            to_api = await stack.enter_async_context(proxy_to(system.services[API].url))
+            system.proxies = {**proxies, (CLIENT, API): to_api}
+            await system.ready()
+            yield system
+        finally:
+            codes = await installation.stop()
+            if shows_logs:
+                installation.show_logs()
+        if set(codes.values()) - {0}:
+            raise RuntimeError(f"services did not stop gracefully: {codes}")
+
+
+@asynccontextmanager
+async def private_system(directory: Path) -> AsyncIterator[System]:
+    """A system on servers of its own, which may be stopped.
+
+    Raises:
+        LocalServerError: RabbitMQ is neither installed here nor can it be.
+    """
+    if find_server_script() is None and not isinstance(rabbitmq_server(directory / "rabbitmq", print), RabbitmqNode):
+        raise LocalServerError("The faults need an installed rabbitmq-server: a container takes no orders.")
+    script = find_server_script()
+    if script is None:
+        raise LocalServerError("The faults need an installed rabbitmq-server.")
+    postgres = PostgresServer(directory / "postgres", {"max_connections": "200"})
+    logs = directory / "logs"
+    logs.mkdir(mode=0o755)
+    with running(postgres), running(RabbitmqNode(directory / "rabbitmq", script)) as rabbitmq:
+        postgres.create_database(DATABASE_NAME)
+        url = postgres.url(DATABASE_NAME)
+        async with aiohttp.ClientSession() as session:
+            migrating = Installation({"DATABASE_URL": url}, logs, session)
+            ran = await migrating.command("migrate")
+        if ran.exit_code != 0:
+            raise LocalServerError(f"The database cannot be migrated: {ran.errors}")
+        async with system_on(url, rabbitmq.url, f"faults-{os.getpid()}", logs) as system:
+            system.postgres, system.rabbitmq = postgres, rabbitmq
+            yield system
+
+
+def other_services() -> tuple[str, ...]:
+    """The services that have nothing to do with most events."""
+    return tuple(name for name in SERVICES if name not in {API, ASSESSOR})
