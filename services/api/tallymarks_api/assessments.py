@@ -32,7 +32,7 @@ class EventAssessment(Model):
     assessed_at: Instant | None
     """Null for a redemption that no assessor has looked at yet."""
     explanation: Explanation | None
-    """Null where none is kept: its time is over, explanations were off, or no rule looks at events of this type."""
+    """Null where none is kept: its time is over, explanations were off, or it is an error, which no rule looks at."""
 
 
 async def get_assessment(call: Call[EventPath, Nothing, None]) -> Answer:

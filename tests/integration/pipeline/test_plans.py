@@ -17,11 +17,13 @@ import pytest_asyncio
 
 from tallymarks.sql import (
     anniversaries,
+    assessments,
     customers,
     events,
     ledger,
     memberships,
     reversals,
+    rule_uses,
     simulations,
     tenancy,
     triggers,
@@ -68,6 +70,9 @@ FROM customers;
 INSERT INTO triggers
 SELECT tenant_id, customer_id, customer_id, now() + random() * interval '1 year', 'Due', NULL, customer_id, 1, now()
 FROM customers;
+INSERT INTO assessments SELECT tenant_id, event_id, now() - random() * interval '1 year', '{{}}' FROM events;
+INSERT INTO rule_uses SELECT tenant_id, customer_id, 1, 1 FROM customers LIMIT 2000;
+INSERT INTO customer_rule_uses SELECT tenant_id, customer_id, customer_id, 'life', '1900-01-01Z', 1 FROM customers;
 ANALYZE;
 """
 
@@ -217,6 +222,27 @@ STATEMENTS = {
     ),
     "tenants with anniversaries that have come": planned(
         anniversaries.SELECT_TENANTS_WITH_DUE, f"{NIL}, now(), 100", "customers_next_anniversary_idx",
+        role="tallymarks_housekeeper",
+    ),
+    "how many events lie in a window": planned(
+        events.COUNT_IN_WINDOWS,
+        f"{TENANT_ID}, {IDS}, '{{1}}', ARRAY[{ONE_ID}]::uuid[], '{{order}}', '{{Shop}}', '{{2026-01-01}}',"
+        " '{2026-02-01}', '{10}'",
+        "events_customer_idx",
+    ),
+    "uses of rules by customers": planned(
+        rule_uses.SELECT_OF_CUSTOMERS, f"{TENANT_ID}, {IDS}, {IDS}, '{{1900-01-01Z}}'", "customer_rule_uses_pkey"
+    ),
+    "rules with a limit for all": planned(
+        rule_uses.LOCK, f"{TENANT_ID}, ARRAY[{ONE_ID}]::uuid[]", "rule_uses_pkey"
+    ),
+    "how an event was assessed": planned(assessments.SELECT, f"{TENANT_ID}, {ONE_ID}", "assessments_pkey"),
+    "old explanations": planned(
+        assessments.LOCK_OLD, f"{TENANT_ID}, now() - interval '100 days', 1000", "assessments_recorded_at_idx"
+    ),
+    "removing old explanations": planned(assessments.DELETE, f"{TENANT_ID}, {IDS}", "assessments_pkey"),
+    "tenants with old explanations": planned(
+        assessments.SELECT_TENANTS_WITH_OLD, f"{NIL}, now(), 100", "assessments_recorded_at_idx",
         role="tallymarks_housekeeper",
     ),
     "due triggers": planned(
