@@ -1,9 +1,11 @@
 """API keys: made of randomness, stored as a hash."""
 
+import hmac
 from hashlib import sha256
 
 import pytest
 
+from tallymarks import credentials
 from tallymarks.credentials import NewCredential, is_secret
 
 
@@ -39,3 +41,19 @@ def test_only_the_secret_is_the_secret(wrong: str) -> None:
 def test_no_secret_is_that_of_another() -> None:
     one, other = NewCredential.generate(), NewCredential.generate()
     assert not is_secret(one.secret, other.secret_sha256)
+
+
+def test_secrets_are_compared_in_constant_time_whatever_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`compare_digest` takes as long for any two of the same length; of others it may tell how long they are."""
+    assert credentials.compare_digest is hmac.compare_digest
+    compared: list[tuple[int, int]] = []
+
+    def watched(given: bytes, stored: bytes) -> bool:
+        compared.append((len(given), len(stored)))
+        return hmac.compare_digest(given, stored)
+
+    monkeypatch.setattr(credentials, "compare_digest", watched)
+    made = NewCredential.generate()
+    wrong = ["", "x", made.secret[:-1], made.secret + "x", "x" + made.secret[1:], made.secret[:-1] + "x", "é" * 4000]
+    assert [is_secret(given, made.secret_sha256) for given in (*wrong, made.secret)] == [False] * len(wrong) + [True]
+    assert compared == [(sha256().digest_size, sha256().digest_size)] * (len(wrong) + 1)
