@@ -14,6 +14,7 @@ from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AMQPChannelError, Deliver
 
 from tallymarks import limits
 from tallymarks.errors import Unavailable
+from tallymarks.logs import reason_of
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +90,7 @@ class Broker:
                     client_properties={"connection_name": self._name},
                 )
             except UNAVAILABLE_ERRORS as error:
-                log.warning("the broker is away", error=str(error))
+                log.warning("the broker is away", reason=reason_of(error))
                 await asyncio.sleep(limits.RECONNECT_INTERVAL_SECONDS)
             else:
                 self._connection = connection
@@ -100,7 +101,7 @@ class Broker:
             except AMQPChannelError:
                 raise  # the broker refuses what is declared, and always will
             except UNAVAILABLE_ERRORS as error:
-                log.warning("the broker went away", error=str(error))
+                log.warning("the broker went away", reason=reason_of(error))
                 await asyncio.sleep(limits.RECONNECT_INTERVAL_SECONDS)
             else:
                 self._publishing = publishing

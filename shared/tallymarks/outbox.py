@@ -16,6 +16,7 @@ from tallymarks import limits
 from tallymarks.broker import Broker, OutgoingMessage
 from tallymarks.database import TRANSIENT_ERRORS, Connection, Database, Record
 from tallymarks.errors import Unavailable
+from tallymarks.logs import reason_of
 from tallymarks.sql import outbox as sql
 
 log = structlog.get_logger(__name__)
@@ -54,7 +55,7 @@ async def relay(database: Database, broker: Broker, committed: asyncio.Event) ->
         try:
             sent = await relay_once(database, broker)
         except WAITED_FOR as error:
-            log.warning("the outbox waits", reason=str(error) or type(error).__name__)
+            log.warning("the outbox waits", reason=reason_of(error))
             await asyncio.sleep(limits.RECONNECT_INTERVAL_SECONDS)
             continue
         if sent < limits.OUTBOX_MESSAGES_MAX:

@@ -13,6 +13,7 @@ import structlog
 
 from tallymarks import limits
 from tallymarks.database import CONTENTION_ERRORS, TIMEOUT_ERRORS, TRANSIENT_ERRORS, Database
+from tallymarks.logs import reason_of
 from tallymarks.sql import tenancy
 
 log = structlog.get_logger(__name__)
@@ -35,7 +36,7 @@ async def keep_going(
         try:
             number = await go_round(stop)
         except TRANSIENT_ERRORS as error:
-            log.warning("a round waits", work=done, reason=str(error) or type(error).__name__)
+            log.warning("a round waits", work=done, reason=reason_of(error))
             wait_seconds = limits.RECONNECT_INTERVAL_SECONDS
         else:
             if number:
@@ -62,7 +63,7 @@ async def one_round(
         try:
             number += await turn(tenant_id)
         except CONTENTION_ERRORS + TIMEOUT_ERRORS as error:
-            log.warning("a tenant is passed over", tenant_id=str(tenant_id), reason=str(error))
+            log.warning("a tenant is passed over", tenant_id=str(tenant_id), reason=reason_of(error))
     return number
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from tallymarks import limits
 from tallymarks.broker import Broker, Topology
 from tallymarks.database import Database
-from tallymarks.logs import configure_logging
+from tallymarks.logs import configure_logging, log_unhandled
 from tallymarks.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -61,6 +61,7 @@ def fail(message: str) -> NoReturn:
 async def _until_stopped(serve: Serve, settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_unhandled)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     serving = asyncio.create_task(serve(settings, stop))

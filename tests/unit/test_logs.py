@@ -3,10 +3,17 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
+from pydantic import BaseModel
+
+from tallymarks.database import DatabaseAway
+from tallymarks.errors import InvalidRequest
+from tallymarks.logs import reason_of
 
 PROGRAM = """
 import logging, structlog
@@ -68,7 +75,96 @@ def test_an_exception_stays_on_its_line() -> None:
     line = only_line('try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception("failed")')
     assert (line["event"], line["level"]) == ("failed", "error")
     assert line["exception"].startswith("Traceback")
-    assert "ZeroDivisionError: division by zero" in line["exception"]
+    assert line["exception"].endswith("\nZeroDivisionError")
+
+
+def test_what_an_exception_says_is_logged_where_it_repeats_nothing_only() -> None:
+    statements = """
+try:
+    try:
+        int("ada@example.org")
+    except ValueError as error:
+        raise RuntimeError("no number: ada@example.org") from error
+except RuntimeError as error:
+    try:
+        raise ExceptionGroup("ada@example.org", [error, OSError(111, "refused")])
+    except ExceptionGroup:
+        logging.getLogger("library").exception("failed")
+"""
+    for log_format in ("json", "console"):
+        text = "\n".join(logged(statements, log_format))
+        assert text.count("Traceback") >= 3
+        assert "ConnectionRefusedError: [Errno 111] refused" in text
+        # The lines of the program are shown, which are no secret.
+        assert text.count("ada@example.org") == 0
+    said = only_line(statements)["exception"]
+    assert said.index("ValueError") < said.index("RuntimeError") < said.index("ExceptionGroup")
+
+
+def test_what_a_task_fails_with_that_nobody_waits_for_is_logged_likewise() -> None:
+    statements = """
+import asyncio, gc
+from tallymarks.logs import log_unhandled
+async def failing(secret):
+    raise ValueError(secret)
+async def main():
+    asyncio.get_running_loop().set_exception_handler(log_unhandled)
+    asyncio.ensure_future(failing("ada@example" + ".org"))
+    asyncio.get_running_loop().call_soon(int, "ada@example" + ".org")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+asyncio.run(main())
+"""
+    lines = [json.loads(line) for line in logged(statements)]
+    assert [line["event"] for line in lines] == ["a task or a callback failed"] * 2
+    assert all(line["exception"].endswith("\nValueError") for line in lines)
+    assert "ada@example.org" not in str(lines)
+
+
+class Read(BaseModel):
+    """Something that is read from what a caller sends."""
+
+    number: int
+
+
+def failed(raise_it: Callable[[], object]) -> Exception:
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - whichever it is
+        raise_it()
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("ada@example.org"), "ValueError"),
+        (KeyError("ada@example.org"), "KeyError"),
+        (InvalidRequest.of("email", "ada@example.org", "ada@example.org is none"), "InvalidRequest: "),
+        (failed(lambda: Read.model_validate({"number": "ada@example.org"})), "Read: int_parsing"),
+        (failed(lambda: Read.model_validate_json(b"ada@example.org")), "Read: json_invalid"),
+        (asyncpg.DataError("invalid input for query argument $1: 'ada@example.org'"), "DataError"),
+        (
+            asyncpg.UniqueViolationError(
+                "duplicate key",
+            ),
+            "duplicate key",
+        ),
+        (asyncpg.DeadlockDetectedError(), "DeadlockDetectedError"),
+        (asyncpg.InterfaceError("connection is closed"), "connection is closed"),
+        (DatabaseAway("connection refused"), "connection refused"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_reason_repeats_nothing_that_was_sent_or_stored(error: Exception, reason: str) -> None:
+    assert reason_of(error).startswith(reason)
+    assert "ada@example.org" not in reason_of(error)
+
+
+def test_the_details_of_the_server_which_show_rows_are_no_reason() -> None:
+    error = asyncpg.UniqueViolationError("duplicate key")
+    error.detail = "Key (email)=(ada@example.org) already exists."
+    assert "ada@example.org" in str(error)
+    assert reason_of(error) == "duplicate key"
 
 
 def test_a_text_with_line_breaks_stays_on_its_line() -> None:

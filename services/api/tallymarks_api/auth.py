@@ -17,6 +17,7 @@ from tallymarks import limits
 from tallymarks.credentials import Role, is_secret
 from tallymarks.database import TIMED_LOOKUP_ERRORS, Database
 from tallymarks.errors import Unauthorized, Unavailable
+from tallymarks.logs import reason_of
 from tallymarks.sql import tenancy
 from tallymarks_api.calls import Caller
 
@@ -94,7 +95,7 @@ class Authenticator:
         except TIMED_LOOKUP_ERRORS as error:
             if cached is None or now > cached.read_at + limits.API_KEY_STALE_SECONDS:
                 raise Unavailable("The credentials cannot be checked now.") from error
-            log.warning("a cached key is trusted while the database is away", reason=str(error) or type(error).__name__)
+            log.warning("a cached key is trusted while the database is away", reason=reason_of(error))
             cached.fresh_until = self._clock() + limits.API_KEY_FRESH_SECONDS
             return cached.known
         if known is None:

@@ -7,6 +7,7 @@ from uuid import UUID
 import structlog
 
 from tallymarks.database import TIMED_LOOKUP_ERRORS, Database
+from tallymarks.logs import reason_of
 from tallymarks.sql import events as sql
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,6 @@ class Duplicates:
                 rows = await connection.fetch(sql.SELECT_EXISTING, tenant_id, event_ids)
         except TIMED_LOOKUP_ERRORS as error:
             self._paused_until = self._clock() + PAUSE_SECONDS
-            log.warning("duplicates are not looked up", reason=str(error) or type(error).__name__)
+            log.warning("duplicates are not looked up", reason=reason_of(error))
             return frozenset()
         return frozenset(row["event_id"] for row in rows)

@@ -32,6 +32,7 @@ from tallymarks.errors import (
     UnsupportedMediaType,
     shown,
 )
+from tallymarks.logs import reason_of
 from tallymarks.values import Model
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import AnyEndpoint, B, Call, Endpoint, P, Parts, Q
@@ -108,11 +109,11 @@ async def errors_middleware(
     except web.HTTPError as refused:
         return _json(_other_error(refused), refused.status)
     except TRANSIENT_ERRORS as failed:
-        log.warning("the database is away or busy", path=request.path, reason=str(failed) or type(failed).__name__)
+        log.warning("the database is away or busy", route=_route(request), reason=reason_of(failed))
         error = Unavailable("The database is away or busy.")
     except Exception:
         request_id = str(request.app[REQUEST_ID]())
-        log.exception("a request failed", request_id=request_id, method=request.method, path=request.path)
+        log.exception("a request failed", request_id=request_id, method=request.method, route=_route(request))
         error = InternalError(f"Request {request_id} failed.")
     return _refuse(request, error)
 
@@ -125,14 +126,19 @@ def _other_error(refused: web.HTTPError) -> ErrorBody:
     return ErrorBody(code=refused.reason.replace(" ", ""), message=f"{refused.reason}.", detail="", errors=())
 
 
+def _route(request: web.Request) -> str:
+    """Give the path without what the caller has put into its places."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource else "-"
+
+
 def _trace_parent(request: web.Request) -> str | None:
     given = request.headers.get("traceparent", "")
     return given if TRACE_PARENT.fullmatch(given) else None
 
 
 def _refuse(request: web.Request, error: Refusal, headers: Mapping[str, str] | None = None) -> web.Response:
-    resource = request.match_info.route.resource
-    REQUESTS.labels(request.method, resource.canonical if resource else "-", error.status).inc()
+    REQUESTS.labels(request.method, _route(request), error.status).inc()
     response = _json(ErrorBody.of(error), error.status)
     response.headers.update(headers or {})
     if error.status == Unavailable.status:

@@ -24,6 +24,7 @@ from tallymarks.broker import Topology
 from tallymarks.database import TIMEOUT_ERRORS, TRANSIENT_ERRORS, Database
 from tallymarks.errors import Refusal
 from tallymarks.events import AnyEvent, EventMessage, EventType
+from tallymarks.logs import reason_of
 from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, read_events, unreadable_letter
 from tallymarks.sql import events as sql
 from tallymarks_assessor.assess import Assessor, UnknownTenant
@@ -120,7 +121,7 @@ class Batches:
         for taken in batch:
             if isinstance(taken.content, EventMessage):
                 by_tenant[taken.content.tenant_id].append(taken)
-            elif await self._until_done(partial(self._put_unreadable_aside, taken), stop):
+            elif await self._until_done(partial(self._put_unreadable_aside, taken.message.body, taken.content), stop):
                 await acknowledge([taken])
         for tenant_id, share in by_tenant.items():
             events = [event for taken in share for event in taken.events]
@@ -135,7 +136,7 @@ class Batches:
             try:
                 await work()
             except TRANSIENT_ERRORS as error:
-                log.warning("a batch waits", reason=str(error) or type(error).__name__, wait_seconds=wait_seconds)
+                log.warning("a batch waits", reason=reason_of(error), wait_seconds=wait_seconds)
             else:
                 return True
             if await _is_set_within(stop, wait_seconds):
@@ -149,12 +150,12 @@ class Batches:
         except TRANSIENT_ERRORS as error:
             if len(events) == 1 or not isinstance(error, TIMEOUT_ERRORS):
                 raise
-            log.warning("a batch took too long and is halved", events=len(events), reason=str(error))
+            log.warning("a batch took too long and is halved", events=len(events), reason=reason_of(error))
         except Exception as error:
             if len(events) == 1:
                 await self._put_aside(tenant_id, events[0], error)
                 return
-            log.warning("a batch failed and is halved", events=len(events), reason=str(error))
+            log.warning("a batch failed and is halved", events=len(events), reason=reason_of(error))
         else:
             EVENTS_ASSESSED.inc(assessed.events)
             EVENTS_DUPLICATE.inc(assessed.duplicates)
@@ -191,11 +192,10 @@ class Batches:
         self._committed.set()
         EVENTS_PUT_ASIDE.labels(reason_code).inc()
 
-    async def _put_unreadable_aside(self, taken: Taken) -> None:
+    async def _put_unreadable_aside(self, body: bytes, error: ValidationError) -> None:
         """Send a message that is no events of ours to the dead letters."""
-        reason = str(taken.content)
-        log.error("an unreadable message is put aside", reason=reason)
-        letter = unreadable_letter(self._topology, taken.message.body, reason, self._new_id)
+        log.error("an unreadable message is put aside", reason=reason_of(error))
+        letter = unreadable_letter(self._topology, body, str(error), self._new_id)
         async with self._database.connection() as connection, connection.transaction():
             await outbox.put(connection, None, [letter], self._now())
         self._committed.set()
@@ -216,7 +216,7 @@ async def acknowledge(batch: Sequence[Taken]) -> None:
         for taken in batch:
             await taken.message.ack()
     except BROKER_UNAVAILABLE_ERRORS as error:
-        log.warning("messages could not be acknowledged and come again", messages=len(batch), reason=str(error))
+        log.warning("messages could not be acknowledged and come again", messages=len(batch), reason=reason_of(error))
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
