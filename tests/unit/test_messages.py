@@ -1,6 +1,9 @@
 """How events travel: packed by partition, bounded, in order, and the same at the other end."""
 
-from collections.abc import Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -34,6 +37,7 @@ from tests.unit.builders import (
     order,
     points,
     redemption,
+    texts,
     transaction,
 )
 
@@ -223,6 +227,39 @@ class TestReadEvents:
         with pytest.raises(ValidationError):
             read_events(body)
 
+    @generated
+    @given(st.binary(max_size=500) | texts.map(str.encode))
+    def test_refuses_whatever_is_no_message_and_raises_nothing_else(self, body: bytes) -> None:
+        with pytest.raises(ValidationError) as raised:
+            read_events(body)
+        assert_can_be_put_aside(body, raised.value)
+
+    @generated
+    @given(st.lists(events(), min_size=1, max_size=3), st.data())
+    def test_reads_a_damaged_message_as_another_or_refuses_it(
+        self, sent: Sequence[AnyEvent], data: st.DataObject
+    ) -> None:
+        (message, *_) = packed(sent)
+        body = bytearray(message.body)
+        start = data.draw(st.integers(0, len(body)))
+        body[start : start + data.draw(st.integers(0, 20))] = data.draw(
+            st.binary(max_size=20) | st.sampled_from(JSON_PIECES)
+        )
+        assert_is_read_or_refused(bytes(body))
+
+    @generated
+    @given(st.lists(events(), min_size=1, max_size=3), st.data())
+    def test_reads_a_message_with_anything_in_a_field_or_refuses_it(
+        self, sent: Sequence[AnyEvent], data: st.DataObject
+    ) -> None:
+        (message, *_) = packed(sent)
+        content = orjson.loads(message.body)
+        place: Any = data.draw(st.sampled_from(list(places(content))))
+        place[data.draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))] = data.draw(
+            JSON
+        )
+        assert_is_read_or_refused(json.dumps(content).encode())
+
     def test_refuses_a_schema_that_it_does_not_know(self) -> None:
         (message,) = packed([action()])
         with pytest.raises(ValidationError, match="schemaVersion"):
@@ -232,3 +269,51 @@ class TestReadEvents:
         assert is_decided(redemption())
         for event in (action(), order(), transaction(), points()):
             assert not is_decided(event)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+    max_leaves=5,
+)
+"""Anything that a JSON text may say, and some that it may not: NaN, infinities, half of a surrogate pair."""
+JSON_PIECES = [
+    b"null",
+    b"[]",
+    b"{}",
+    b'"',
+    b"\\ud800",
+    b"\\u0000",
+    b"1e999",
+    b"-0",
+    b"9" * 20,
+    b"[" * 20,
+    b"NaN",
+    b"\xed\xa0\x80",
+]
+
+
+def places(content: object) -> Iterator[object]:
+    """Everything in a message that has fields or items."""
+    if isinstance(content, dict | list) and content:
+        yield content
+        for part in content.values() if isinstance(content, dict) else content:
+            yield from places(part)
+
+
+def assert_can_be_put_aside(body: bytes, error: ValidationError) -> None:
+    """Check that a letter of it can go through the outbox, which stores JSON and no NUL."""
+    letter = unreadable_letter(TOPOLOGY, body, str(error), ids())
+    assert letter.body == body
+    assert "\x00" not in "".join(map(str, orjson.loads(orjson.dumps(letter.headers)).values()))
+
+
+def assert_is_read_or_refused(body: bytes) -> None:
+    """Check that what is read of a message is read again as the same, and that nothing but a refusal is raised."""
+    try:
+        content = read_events(body)
+    except ValidationError as error:
+        assert_can_be_put_aside(body, error)
+        return
+    again = event_messages(TOPOLOGY, content.tenant_id, content.events, ids())
+    assert Counter(map(event_json, unpacked(list(again)))) == Counter(map(event_json, content.events))

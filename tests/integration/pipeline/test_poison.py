@@ -1,20 +1,25 @@
 """One bad event or message never holds up the others: it is put aside with the reason, and can be seen."""
 
 import math
+from collections import Counter
+from random import Random
 from uuid import UUID
 
 import asyncpg
 import orjson
 import pytest
+from pydantic import ValidationError
 
 from tallymarks import limits
 from tallymarks.broker import Broker
 from tallymarks.database import Database
 from tallymarks.errors import BalanceOutOfRange
 from tallymarks.events import AnyEvent
+from tallymarks.messages import event_messages, read_events
 from tallymarks.rules.criteria import Check
 from tallymarks.rules.criteria_shared import EveryEvent
 from tallymarks.rules.facts import Facts
+from tallymarks.service import new_id
 from tests.integration.pipeline.parts import (
     RecordingAssessor,
     action,
@@ -240,6 +245,53 @@ async def test_a_message_that_cannot_be_read_is_put_aside_as_it_came(
         return await balances_of(owner, tenant.tenant_id) == {customer_id: 4}
 
     await until(neighbour_counts)
+
+
+def damaged(random: Random, body: bytes) -> bytes:
+    """Bytes that are no message, or what is left of one."""
+    start, length = random.randrange(len(body)), random.randrange(1, 30)
+    return random.choice(
+        (
+            random.randbytes(random.randrange(300)),
+            body[:start],
+            body[:start] + random.randbytes(length) + body[start + length :],
+            body[:start] + bytes([body[start] ^ 1 << random.randrange(8)]) + body[start + 1 :],
+        )
+    )
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_random_bytes_among_messages_are_put_aside_and_every_event_that_can_be_read_counts(
+    broker: Broker, owner: asyncpg.Connection, tenant: Tenant
+) -> None:
+    random, ids = Random(1), seeded_ids(1)
+    unreadable, aside, counting = 0, 0, set()
+    for _ in range(50):
+        good = points(ids(), ids(), 3)
+        await publish(broker, tenant.tenant_id, [good])
+        counting.add(good.event_id)
+        (message,) = event_messages(broker.topology, tenant.tenant_id, [points(ids(), ids(), 4)], new_id)
+        body = damaged(random, message.body)
+        await broker.publish(raw_message(broker, body))
+        try:
+            content = read_events(body)
+        except ValidationError:
+            unreadable += 1
+            continue
+        of_ours = {event.event_id for event in content.events} if content.tenant_id == tenant.tenant_id else set()
+        aside += len(content.events) - len(of_ours)
+        counting |= of_ours
+    letters = await until_put_aside(broker, unreadable + aside)
+    assert Counter(letter["reasonCode"] for letter in letters) == +Counter(
+        UnreadableMessage=unreadable, UnknownTenant=aside
+    )
+    assert unreadable > 25
+
+    async def all_count() -> bool:
+        rows = await owner.fetch("SELECT event_id FROM transactions WHERE tenant_id = $1", tenant.tenant_id)
+        return sorted(row["event_id"] for row in rows) == sorted(counting)
+
+    await until(all_count)
 
 
 @pytest.mark.usefixtures("assessing")
