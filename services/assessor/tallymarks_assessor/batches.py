@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 import orjson
 import structlog
 from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.exceptions import ChannelInvalidStateError
 from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
 
@@ -108,7 +109,7 @@ class Batches:
         events, size = len(batch[0].events), len(first.body)
         while events < limits.ASSESS_EVENTS_MAX and size < limits.ASSESS_BYTES_MAX and not self._arrived.empty():
             message = self._arrived.get_nowait()
-            if message.channel.is_closed:
+            if is_gone(message):
                 continue  # it comes again, on the channel that took its place
             batch.append(read(message))
             events += len(batch[-1].events)
@@ -208,6 +209,14 @@ def read(message: AbstractIncomingMessage) -> Taken:
         return Taken(message, read_events(message.body))
     except ValidationError as error:
         return Taken(message, error)
+
+
+def is_gone(message: AbstractIncomingMessage) -> bool:
+    """Tell whether the channel that brought a message is closed: asked for it, the message then raises."""
+    try:
+        return message.channel.is_closed
+    except ChannelInvalidStateError:
+        return True
 
 
 async def acknowledge(batch: Sequence[Taken]) -> None:

@@ -16,7 +16,9 @@ from tallymarks.broker import Broker, Topology
 from tallymarks.database import TRANSIENT_ERRORS, Database
 from tallymarks.events import AnyEvent
 from tallymarks.messages import read_events
+from tallymarks.service import new_id
 from tallymarks_assessor.assess import Assessed, Assessor
+from tallymarks_assessor.batches import Batches
 from tests.integration.pipeline.parts import (
     RecordingAssessor,
     Work,
@@ -365,4 +367,39 @@ async def test_a_database_without_our_tables_is_waited_for(
             await until_waiting(logs)
             await owner.execute("ALTER TABLE not_there_yet RENAME TO tenants")
             await until_all_count(owner, tenant, events)
+    await assert_each_counted_once(owner, database, broker, tenant, events)
+
+
+async def test_what_a_broken_connection_had_brought_comes_again_and_the_assessor_goes_on(
+    database: Database, owner: asyncpg.Connection, broker: Broker, tenant: Tenant, clock: Clock
+) -> None:
+    events = some_points(seed=7, number=20)
+    for event in events:
+        await publish(broker, tenant.tenant_id, [event])
+    assessor = RecordingAssessor(database, broker, clock)
+    batches = Batches(database, broker.topology, assessor, now=clock, new_id=new_id, committed=asyncio.Event())
+    arrived: list[AbstractIncomingMessage] = []
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        arrived.append(message)
+        await batches.take(message)
+
+    async def have_arrived() -> bool:
+        return len(arrived) == len(events)
+
+    consuming = await broker.consume(take)
+    await until(have_arrived)
+    await consuming.close()
+    stop = asyncio.Event()
+    running = asyncio.create_task(batches.run(stop))
+
+    async def has_met_them() -> bool:
+        return running.done() or bool(assessor.done)
+
+    await until(has_met_them)
+    assert not running.done()
+    stop.set()
+    await running
+    async with working(database, broker, assessor, clock):
+        await until_all_count(owner, tenant, events)
     await assert_each_counted_once(owner, database, broker, tenant, events)
