@@ -6,6 +6,8 @@ PORT ?= 8080
 # Extra words for pytest, such as: make test PYTEST_ARGS="-x -k redemption"
 PYTEST_ARGS ?=
 UV ?= uv
+# Of the plan of `make test-faults`; empty: another one each time.
+SEED ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +17,7 @@ LOCK_COMMAND = $(UV) pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit lint format bench lock clean
+.PHONY: help install run test test-unit test-faults lint format bench lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +49,10 @@ test: $(INSTALLED) ## every test, against real servers, with coverage; PYTEST_AR
 
 test-unit: $(INSTALLED) ## only the tests that need no server
 	$(BIN)/python -m pytest tests/unit $(PYTEST_ARGS)
+
+test-faults: $(INSTALLED) ## everything is killed, cut off and stalled under load, for up to 15 minutes; SEED=1
+	@$(BIN)/python -m tallymarks_local --install-only
+	@exec $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED) ## format, lint, types, direction of imports, migrations
 	$(BIN)/ruff format --check .

@@ -1,13 +1,10 @@
 """The faults: what each does to the system, and takes back again. Recovery is the system's own affair."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-
-import asyncpg
 
 from tests.acceptance.installation import API, ASSESSOR, SERVICES
 from tests.faults.system import BROKER, CLIENT, DATABASE, System, other_services
@@ -32,7 +29,7 @@ CREATE TRIGGER fails_sometimes BEFORE INSERT ON transactions FOR EACH STATEMENT 
 CREATE TRIGGER fails_sometimes BEFORE UPDATE ON accounts FOR EACH STATEMENT EXECUTE FUNCTION fail_sometimes();
 """
 FAIL_NO_MORE = "DROP FUNCTION IF EXISTS fail_sometimes() CASCADE"
-MEMORY_ALARM = ("set_vm_memory_high_watermark", "absolute", "1KB"), ("set_vm_memory_high_watermark", "absolute", "1GB")
+MEMORY_ALARM = ("set_vm_memory_high_watermark", "absolute", "1MB"), ("set_vm_memory_high_watermark", "absolute", "1GB")
 DISK_ALARM = ("set_disk_free_limit", "1000000GB"), ("set_disk_free_limit", "50MB")
 
 
@@ -131,7 +128,7 @@ async def two_assessors(system: System, random: Random) -> None:
 
 async def fail_statements(code: str, system: System, random: Random) -> None:
     """Let the database refuse some of the statements that write, with this SQLSTATE."""
-    async with superuser(system) as owner:
+    async with system.owner() as owner:
         await owner.execute(FAIL_SOMETIMES.format(share=FAILING_SHARE, code=code))
         try:
             await asyncio.sleep(random.uniform(2, 3))
@@ -144,16 +141,6 @@ async def step_clock(seconds: float, system: System, random: Random) -> None:
     system.installation.clock_file.write_text(str(seconds))
     await asyncio.sleep(random.uniform(1, 2))
     system.installation.clock_file.unlink()
-
-
-@asynccontextmanager
-async def superuser(system: System) -> AsyncIterator[asyncpg.Connection]:
-    """A connection that may do anything."""
-    connection = await asyncpg.connect(system.owner_url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 def all_faults() -> list[Fault]:

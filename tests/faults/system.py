@@ -3,15 +3,17 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
 
+import aio_pika
 import aiohttp
 import asyncpg
 
+from tallymarks.broker import Topology
 from tallymarks.database import Database
 from tallymarks.service import new_id, utc_now
 from tallymarks.tenants import CreatedApiKey, create_tenant
@@ -30,6 +32,7 @@ BROKER, DATABASE = "broker", "database"
 DATABASE_NAME = "tallymarks"
 # As an operator has it: a test's installation waits longer for its confirms.
 CONFIRM_TIMEOUT_SECONDS = "5"
+PARTITIONS = 2
 INSIDE = Path(__file__).with_name("inside")
 RECOVERY_SECONDS = 90.0
 """How long it may take after a fault until all is assessed and every service is ready, by themselves."""
@@ -55,6 +58,7 @@ class System:
     installation: FaultyInstallation
     database: Database
     owner_url: str
+    topology: Topology
     proxies: Mapping[tuple[str, str], Proxy]
     postgres: PostgresServer | None = None
     rabbitmq: RabbitmqNode | None = None
@@ -72,6 +76,30 @@ class System:
         client = self.installation.client(self.services[API], key)
         return key, ApiClient(client.session, self.proxies[CLIENT, API].url, credentials(key))
 
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+        """A channel of the tests' own, for looking at the broker and for breaking it."""
+        async with (
+            await aio_pika.connect(self.proxies[CLIENT, BROKER].url) as connection,
+            connection.channel() as channel,
+        ):
+            yield channel
+
+    @asynccontextmanager
+    async def owner(self) -> AsyncIterator[asyncpg.Connection]:
+        """A superuser's connection."""
+        connection = await asyncpg.connect(self.owner_url)
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def dead_letters(self) -> int:
+        """How many letters the dead-letter queue holds that nobody looks at."""
+        async with self.channel() as channel:
+            queue = await channel.declare_queue(self.topology.dead_letters, passive=True)
+            return queue.declaration_result.message_count or 0
+
     async def ready(self) -> None:
         """Wait until every service says that it is ready, with nobody's help."""
         api, *workers = (self.services[name] for name in SERVICES)
@@ -87,19 +115,32 @@ class System:
                 if part == BROKER:
                     proxy.lead_to(server.url)
 
+    async def mended(self) -> None:
+        """Start again what a trial has left broken, so that the next one has a system to begin with."""
+        for proxy in self.proxies.values():
+            proxy.release()
+            proxy.delay_seconds = 0
+        self.installation.clock_file.unlink(missing_ok=True)
+        for server in (self.postgres, self.rabbitmq):
+            if server is not None and server.exit_reason() is not None:
+                await self.start_again(server)
+        for service in self.services.values():
+            if not service.is_running:
+                service.start_again()
+
     async def settle(self, workload: Workload, key: CreatedApiKey, random: Random) -> Findings:
         """Wait until what the clients know to be accepted is assessed; then compare."""
         await self.ready()
         await workload.mark(random)
-        owner = await asyncpg.connect(self.owner_url)
-        try:
-            try:
-                await until(partial(is_assessed, owner, key, workload.record), RECOVERY_SECONDS)
-            except TimeoutError:
-                print("not all that was accepted was assessed in time", flush=True)
-            return findings(workload.record, await stored(owner, key.tenant_id))
-        finally:
-            await owner.close()
+        return await self.compared(workload.record, key)
+
+    async def compared(self, record: Record, key: CreatedApiKey) -> Findings:
+        """Wait until all that was accepted is assessed, or for long; then compare."""
+        async with self.owner() as owner:
+            # What has not come by then is found to be lost.
+            with suppress(TimeoutError):
+                await until(partial(is_assessed, owner, key, record), RECOVERY_SECONDS)
+            return findings(record, await stored(owner, key.tenant_id))
 
     async def verified(self, key: CreatedApiKey) -> bool:
         """Whether `tallymarks ledger verify` finds nothing."""
@@ -123,14 +164,16 @@ async def system_on(
     database_url: str, amqp_url: str, topology_prefix: str, logs: Path, *, shows_logs: bool = False
 ) -> AsyncIterator[System]:
     """One process of each service, ready, on servers that run; each must stop gracefully at the end."""
-    settings = {
-        "DATABASE_URL": database_url,
-        "AMQP_URL": amqp_url,
-        "TOPOLOGY_PREFIX": topology_prefix,
-        "PARTITIONS": "2",
-        "CONFIRM_TIMEOUT_SECONDS": CONFIRM_TIMEOUT_SECONDS,
-    }
     async with AsyncExitStack() as stack:
+        # The tests' own: the broker has another port after each start.
+        to_broker = await stack.enter_async_context(proxy_to(amqp_url))
+        settings = {
+            "DATABASE_URL": database_url,
+            "AMQP_URL": to_broker.url,
+            "TOPOLOGY_PREFIX": topology_prefix,
+            "PARTITIONS": str(PARTITIONS),
+            "CONFIRM_TIMEOUT_SECONDS": CONFIRM_TIMEOUT_SECONDS,
+        }
         session = await stack.enter_async_context(aiohttp.ClientSession())
         installation = FaultyInstallation(settings, logs, session)
         database = Database(database_url, pool_size=2, application_name="faults")
@@ -141,12 +184,13 @@ async def system_on(
             for name in SERVICES
             for part, url in ((BROKER, amqp_url), (DATABASE, database_url))
         }
-        system = System(installation, database, database_url, proxies)
+        topology = Topology(topology_prefix, PARTITIONS)
+        system = System(installation, database, database_url, topology, proxies)
         try:
             for name in SERVICES:
                 system.services[name] = system.start(name)
             to_api = await stack.enter_async_context(proxy_to(system.services[API].url))
-            system.proxies = {**proxies, (CLIENT, API): to_api}
+            system.proxies = {**proxies, (CLIENT, API): to_api, (CLIENT, BROKER): to_broker}
             await system.ready()
             yield system
         finally:

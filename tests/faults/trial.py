@@ -55,11 +55,13 @@ async def trial(system: System, name: str, faults: Sequence[Fault], random: Rand
     await workload.prepare()
     workload.start()
     problems: list[str] = []
-    await asyncio.sleep(BEFORE_SECONDS)
-    for fault in faults:
-        await fault.do(system, random)
-        await asyncio.sleep(AFTER_SECONDS)
-    await workload.stop()
+    try:
+        await asyncio.sleep(BEFORE_SECONDS)
+        for fault in faults:
+            await fault.do(system, random)
+            await asyncio.sleep(AFTER_SECONDS)
+    finally:
+        await workload.stop()
     record = workload.record
     found = Findings()
     try:

@@ -91,7 +91,7 @@ class Workload:
 
     def __init__(self, client: ApiClient, random: Random, *, clients: int = 4, customers: int = 12) -> None:
         self.record = Record()
-        self._caller = Caller(client, self.record)
+        self.caller = Caller(client, self.record)
         self._randoms = [Random(random.getrandbits(64)) for _ in range(clients + 1)]
         self._customer_ids = [uuid_of(random) for _ in range(customers)]
         self._changed_rule: Json = {}
@@ -119,7 +119,7 @@ class Workload:
                 "criteria": criteria,
                 "fulfilments": [fulfilment],
             }
-            status, body = await self._caller.call("POST", "/api/v1/admin/rules", rule)
+            status, body = await self.caller.call("POST", "/api/v1/admin/rules", rule)
             if status != 200:
                 raise RuntimeError(f"the rule was answered {status}: {body}")
             self._changed_rule = rule | {"ruleId": body["ruleId"]}
@@ -145,7 +145,7 @@ class Workload:
         mine: list[Sent] = []
         while not self._stop.is_set():
             if mine and random.random() < REPEAT_CHANCE:
-                await self._caller.post(random.choice(mine[-200:]))
+                await self.caller.post(random.choice(mine[-200:]))
                 continue
             if random.random() < BATCH_CHANCE:
                 batch = [self._recorded(random) for _ in range(random.randint(2, BATCH_EVENTS_MAX))]
@@ -157,7 +157,7 @@ class Workload:
     async def _until_known(self, batch: Sequence[Sent], random: Random, *, gives_up: bool = True) -> None:
         """Post again and again until it is answered with more than "not now"; sometimes leave it at that."""
         for _ in range(ATTEMPTS_MAX):
-            status = await (self._caller.post(batch[0]) if len(batch) == 1 else self._caller.post_batch(batch))
+            status = await (self.caller.post(batch[0]) if len(batch) == 1 else self.caller.post_batch(batch))
             if 0 < status < UNAVAILABLE or (gives_up and random.random() < GIVE_UP_CHANCE):
                 return
             await asyncio.sleep(RETRY_SECONDS)
@@ -211,7 +211,7 @@ class Workload:
         while not self._stop.is_set():
             amount = random.randint(1, 1000)
             rule = self._changed_rule | {"fulfilments": [{"type": "points", "amount": amount}]}
-            status, body = await self._caller.call("PUT", path, rule)
+            status, body = await self.caller.call("PUT", path, rule)
             version = body.get("version")
             if status == 200 and isinstance(version, int):
                 self.record.amounts[version] = amount

@@ -1,0 +1,237 @@
+"""Named cases of what clients see, each with its figure, after what Jepsen, TigerBeetle and RabbitMQ test."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from random import Random
+
+from tallymarks.tenants import CreatedApiKey
+from tests.acceptance.installation import API, ASSESSOR, Json
+from tests.faults.check import Findings
+from tests.faults.faults import DO, crash_postgresql, cut, kill, stop_rabbitmq
+from tests.faults.record import Record, Sent
+from tests.faults.system import BROKER, DATABASE, System
+from tests.faults.trial import Report
+from tests.faults.workload import VISIT, VISIT_POINTS, Caller, Workload, uuid_of
+from tests.parts import until
+from tests.proxy import Direction
+
+IDENTICAL_POSTS = 100
+UNIQUE_EVENTS, UNIQUE_BATCH, UNIQUE_POSTERS = 100_000, 500, 4
+RACING, RACING_POINTS, RACED_FOR = 200, 10, 1_000
+CUT_EVERY_SECONDS, CUT_FOR_SECONDS, BACK_WITHIN_SECONDS = 5.0, 120.0, 10.0
+RECORDED = "SELECT count(*) FROM events WHERE tenant_id = $1"
+
+
+class Case:
+    """A tenant with the workload's rules, a record, and what is reported in the end."""
+
+    def __init__(self, name: str, system: System, random: Random, key: CreatedApiKey, workload: Workload) -> None:
+        self.name = name
+        self.system = system
+        self.random = random
+        self.key = key
+        self.workload = workload
+        self.caller = workload.caller
+        self.problems: list[str] = []
+        self._started = time.monotonic()
+
+    @classmethod
+    async def opened(cls, name: str, system: System, random: Random) -> "Case":
+        """Make the tenant and its rules, on a system that is ready."""
+        await system.ready()
+        key, client = await system.tenant()
+        workload = Workload(client, Random(random.getrandbits(64)))
+        await workload.prepare()
+        return cls(name, system, random, key, workload)
+
+    @property
+    def record(self) -> Record:
+        """What was answered."""
+        return self.workload.record
+
+    def sent(self, kind: str, amount: int | None, customer_id: str | None = None, **parts: object) -> Sent:
+        """A new event, of a new customer unless one is given."""
+        event: Json = {"eventId": uuid_of(self.random), "customerId": customer_id or uuid_of(self.random), **parts}
+        return self.record.add(Sent(kind, event, amount))
+
+    def visit(self, customer_id: str | None = None) -> Sent:
+        """A new action worth a point."""
+        return self.sent("action", VISIT_POINTS, customer_id, nameSpace=VISIT)
+
+    async def until_accepted(self, sent: Sent) -> None:
+        """Post an event until it is taken in."""
+
+        async def is_accepted() -> bool:
+            return await self.caller.post(sent) in {200, 208}
+
+        await until(is_accepted)
+
+    def expect(self, holds: bool, problem: str) -> None:
+        """Note a problem where something does not hold."""
+        if not holds:
+            self.problems.append(problem)
+
+    async def closed(self, figure: str) -> Report:
+        """Hold everything against the record, and report."""
+        await self.system.ready()
+        found: Findings = await self.system.compared(self.record, self.key)
+        self.problems += found.lines()
+        self.expect(await self.system.verified(self.key), "`tallymarks ledger verify` found something")
+        self.expect(not self.record.overdue, f"{self.record.overdue} calls had no answer within the deadline")
+        through = sum(bool(sent.answers) for sent in self.record.sent.values()) - len(found.lost)
+        seconds = time.monotonic() - self._started
+        return Report(self.name, through, len(found.lost), len(found.doubled), tuple(self.problems), seconds, figure)
+
+
+async def identical_posts(system: System, random: Random) -> Report:
+    """The same order many times at once; the api is killed midway, and what was not answered is sent again."""
+    case = await Case.opened("identical-posts", system, random)
+    sent = case.sent("order", 30, order={"total": "30"})
+    posting = [asyncio.create_task(case.caller.post(sent)) for _ in range(IDENTICAL_POSTS)]
+    await asyncio.wait(posting, return_when=asyncio.FIRST_COMPLETED)
+    system.services[API].kill()
+    first = Counter([status in {200, 208} for status in await asyncio.gather(*posting)])
+    system.services[API].start_again()
+    await system.ready()
+    again = await asyncio.gather(*(case.caller.post(sent) for _ in range(first[False])))
+    case.expect(set(again) <= {200, 208}, f"sent again, it was answered {Counter(again)}")
+    return await case.closed(f"{first[True]} answered before the kill, {first[False]} sent again: one effect")
+
+
+async def unique_events(system: System, random: Random) -> Report:
+    """Very many events while broker, assessor, api and database are ended in turn."""
+    case = await Case.opened("unique-events", system, random)
+    customer_ids = [uuid_of(random) for _ in range(500)]
+    events = [case.visit(random.choice(customer_ids)) for _ in range(UNIQUE_EVENTS)]
+    batches = [events[start : start + UNIQUE_BATCH] for start in range(0, UNIQUE_EVENTS, UNIQUE_BATCH)]
+    posting = asyncio.gather(*(post_all(case.caller, batches) for _ in range(UNIQUE_POSTERS)))
+    faults: list[DO] = [partial(kill, ASSESSOR), partial(kill, API), crash_postgresql, stop_rabbitmq]
+    survived = 0
+    while not posting.done() or survived < len(faults):
+        await faults[survived % len(faults)](system, random)
+        survived += 1
+        await asyncio.sleep(1)
+    await posting
+    return await case.closed(f"{UNIQUE_EVENTS:,} events, {survived} faults")
+
+
+async def post_all(caller: Caller, batches: list[list[Sent]]) -> None:
+    """Post batch after batch, each until it is taken in."""
+    while batches:
+        batch = batches.pop()
+        while await caller.post_batch(batch) != 200:
+            await asyncio.sleep(0.2)
+
+
+async def deleted_binding(system: System, random: Random) -> Report:
+    """A queue that is no longer bound: nothing is taken in that would go nowhere."""
+    case = await Case.opened("deleted-binding", system, random)
+    names = system.topology
+    partitions = range(names.partitions)
+    async with system.channel() as channel:
+        queues = [await channel.get_queue(names.events_queue(partition)) for partition in partitions]
+        for partition, queue in zip(partitions, queues, strict=True):
+            await queue.unbind(names.events_exchange, routing_key=str(partition))
+        singles = [case.visit() for _ in range(20)]
+        statuses = Counter(await asyncio.gather(*map(case.caller.post, singles)))
+        statuses[await case.caller.post_batch([case.visit() for _ in range(20)])] += 1
+        for partition, queue in zip(partitions, queues, strict=True):
+            await queue.bind(names.events_exchange, routing_key=str(partition))
+    case.expect(set(statuses) == {503}, f"answered {dict(statuses)}")
+    await asyncio.gather(*map(case.until_accepted, singles))
+    return await case.closed(f"answered {dict(statuses)} while unbound, taken in afterwards")
+
+
+async def connections_cut(system: System, random: Random) -> Report:
+    """Every connection to a server is cut every few seconds for two minutes."""
+    case = await Case.opened("connections-cut", system, random)
+    pairs = [pair for pair in system.proxies if pair[0] in system.services]
+    case.workload.start()
+    pauses: list[float] = []
+    started = time.monotonic()
+    try:
+        async with system.owner() as owner:
+            while time.monotonic() - started < CUT_FOR_SECONDS:
+                await cut(pairs, system, random)
+                last, before = time.monotonic(), await owner.fetchval(RECORDED, case.key.tenant_id)
+
+                async def goes_on(before: int = before) -> bool:
+                    return bool(await owner.fetchval(RECORDED, case.key.tenant_id) > before)
+
+                await until(goes_on)
+                pauses.append(time.monotonic() - last)
+                await asyncio.sleep(max(0.0, CUT_EVERY_SECONDS - pauses[-1]))
+    finally:
+        await case.workload.stop()
+    case.expect(max(pauses) < BACK_WITHIN_SECONDS, f"nothing was assessed for {max(pauses):.1f} s after a cut")
+    return await case.closed(f"{len(pauses)} times, longest time to the next assessed event {max(pauses):.1f} s")
+
+
+async def racing_redemptions(system: System, random: Random) -> Report:
+    """Twice as many redemptions as there are points for, all at once."""
+    case = await Case.opened("racing-redemptions", system, random)
+    earned = case.sent("points", RACED_FOR, points={"quantity": RACED_FOR})
+    await case.until_accepted(earned)
+    await case.system.compared(case.record, case.key)
+    redemptions = [
+        case.sent("redemption", -RACING_POINTS, earned.customer_id, redemption={"points": RACING_POINTS})
+        for _ in range(RACING)
+    ]
+    statuses = Counter(await asyncio.gather(*(until_decided(case.caller, one) for one in redemptions)))
+    expected = RACED_FOR // RACING_POINTS
+    case.expect(statuses == {200: expected, 400: RACING - expected}, f"answered {dict(statuses)}")
+    async with system.owner() as owner:
+        statement = "SELECT balance FROM accounts WHERE tenant_id = $1"
+        balance = await owner.fetchval(statement, case.key.tenant_id)
+    case.expect(balance == 0, f"the balance is {balance}")
+    return await case.closed(f"{statuses[200]} succeeded, {statuses[400]} refused, balance {balance}")
+
+
+async def until_decided(caller: Caller, sent: Sent) -> int:
+    """Post until it is decided; one that was decided before counts as taken."""
+    while (status := await caller.post(sent)) not in {200, 208, 400}:
+        await asyncio.sleep(0.05)
+    return 200 if status == 208 else status
+
+
+async def deadlines(system: System, random: Random) -> Report:
+    """Neither server answers the api: each call is answered in time all the same, and never with what is not known."""
+    case = await Case.opened("deadlines", system, random)
+    proxies = [system.proxies[API, part] for part in (BROKER, DATABASE)]
+    for proxy in proxies:
+        for direction in Direction:
+            proxy.hold(direction)
+    posted: Sequence[Sent] = [
+        case.visit(),
+        case.sent("order", 5, order={"total": "5"}),
+        case.sent("redemption", -1, redemption={"points": 1}),
+        case.sent("reversal", None, reverses=uuid_of(random)),
+    ]
+    reads = ("/api/v1/customers/events", f"/api/v1/customers/{uuid_of(random)}/balance", "/api/v1/admin/rules")
+    calls = [case.caller.post(sent) for sent in posted]
+    answers = await asyncio.gather(*calls, *(read(case.caller, path) for path in reads))
+    for proxy in proxies:
+        proxy.release()
+    case.expect(set(answers) == {503}, f"answered {answers}")
+    return await case.closed(
+        f"{len(answers)} calls answered 503, the slowest after {case.record.slowest_seconds:.1f} s"
+    )
+
+
+async def read(caller: Caller, path: str) -> int:
+    """Read once; gives the status."""
+    status, _ = await caller.call("GET", path, None)
+    return status
+
+
+CASES = {
+    "identical-posts": identical_posts,
+    "racing-redemptions": racing_redemptions,
+    "deleted-binding": deleted_binding,
+    "deadlines": deadlines,
+    "unique-events": unique_events,
+    "connections-cut": connections_cut,
+}
