@@ -1,5 +1,6 @@
 """The log of a service, as its standard output shows it. Each is a process: logging belongs to a process as a whole."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pydantic import BaseModel
 
 from tallymarks.database import DatabaseAway
 from tallymarks.errors import InvalidRequest
-from tallymarks.logs import reason_of
+from tallymarks.logs import log_unhandled, reason_of
+from tallymarks.service import _until_stopped
+from tallymarks.settings import Settings
 
 PROGRAM = """
 import logging, structlog
@@ -120,6 +123,16 @@ asyncio.run(main())
     assert [line["event"] for line in lines] == ["a task or a callback failed"] * 2
     assert all(line["exception"].endswith("\nValueError") for line in lines)
     assert "ada@example.org" not in str(lines)
+
+
+async def test_every_service_logs_so_what_nobody_waits_for() -> None:
+    handlers: list[object] = []
+
+    async def serve(_: Settings, __: asyncio.Event) -> None:
+        handlers.append(asyncio.get_running_loop().get_exception_handler())
+
+    await _until_stopped(serve, Settings(database_url="postgresql://127.0.0.1/nothing"))
+    assert handlers == [log_unhandled]
 
 
 class Read(BaseModel):
