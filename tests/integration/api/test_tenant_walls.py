@@ -21,7 +21,7 @@ from tallymarks.tenants import create_tenant
 from tallymarks_assessor.assess import Assessor
 from tests.integration.api.answers import contents, queued, refused
 from tests.integration.api.document import Document, Request
-from tests.integration.api.given import ALL_FIELDS, CUSTOMERS, a_customer, fresh_id
+from tests.integration.api.given import ALL_FIELDS, API_KEYS, CUSTOMERS, a_customer, fresh_id, made
 from tests.integration.pipeline.parts import working
 from tests.integration.possessions import Possessions, rows_of
 from tests.parts import Answered, ApiClient, Clock, Tenant, credentials, until
@@ -174,3 +174,23 @@ async def test_every_call_that_the_document_gives_to_admins_is_refused_to_integr
         if (request.method, request.path) not in of_admins:
             answer: Answered = await integration.call(request.method, path, body, query=query)
             assert answer.status not in {401, 403}, request
+
+
+async def test_every_call_is_refused_to_a_disabled_key(
+    api: ApiClient, owner: asyncpg.Connection, broker: Broker, tenant: Tenant, document: Document
+) -> None:
+    key = await made(api, API_KEYS, {"name": "shop", "role": "admin"})
+    headers = {"x-tenant-id": str(tenant.tenant_id), "x-api-key": key["apiKey"], "x-api-secret": key["apiSecret"]}
+    assert (await api.call("GET", CUSTOMERS, headers=headers)).status == 200
+    disabled = {"name": "shop", "role": "admin", "isEnabled": False}
+    assert (await api.put(f"{API_KEYS}/{key['apiKey']}", disabled)).status == 200
+
+    async def is_known_to_be_disabled() -> bool:
+        return (await api.call("GET", CUSTOMERS, headers=headers)).status == 401
+
+    await until(is_known_to_be_disabled)
+    before = await contents(owner)
+    for request in document.requests():
+        path, query, body = request.filled(defaultdict(fresh_id))
+        refused(await api.call(request.method, path, body, query=query, headers=headers), 401, "Unauthorized")
+    assert (await contents(owner), await queued(broker)) == (before, 0)
