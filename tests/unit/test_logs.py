@@ -1,11 +1,13 @@
 """The log of a service, as its standard output shows it. Each is a process: logging belongs to a process as a whole."""
 
+import ast
 import asyncio
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,6 +20,7 @@ from tallymarks.logs import log_unhandled, reason_of
 from tallymarks.service import _until_stopped
 from tallymarks.settings import Settings
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import logging, structlog
 from uuid import UUID
@@ -198,3 +201,33 @@ def test_details_are_left_out() -> None:
 
 def test_the_brokers_client_leaves_it_to_us_to_say_what_is_wrong() -> None:
     assert logged('logging.getLogger("aiormq.connection").error("x")') == []
+
+
+# --- the calls that log -----------------------------------------------------------------------------------------------
+
+SOURCES = sorted(path for folder in ("shared", "services") for path in (ROOT / folder).rglob("*.py"))
+
+
+def untold_exceptions(source: str) -> list[str]:
+    """The calls of a log that hand over a caught exception in another way than by `reason_of` or as `exc_info`."""
+    tree = ast.parse(source)
+    caught = {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name}
+    return [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("log.")
+        for said in (*node.args, *(keyword.value for keyword in node.keywords if keyword.arg != "exc_info"))
+        if not ast.unparse(said).startswith("reason_of(")
+        and any(isinstance(name, ast.Name) and name.id in caught for name in ast.walk(said))
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_call_hands_an_exception_to_the_log_as_it_is(path: Path) -> None:
+    assert untold_exceptions(path.read_text()) == []
+
+
+@pytest.mark.parametrize("said", ["reason=str(error)", "error=error", "reason=f'{error}'", "reason=error.args[0]"])
+def test_a_call_that_did_would_be_found(said: str) -> None:
+    call = f"log.warning('it waits', {said})"
+    assert len(untold_exceptions(f"try:\n    x()\nexcept OSError as error:\n    {call}")) == 1
