@@ -119,6 +119,10 @@ VERIFY_TRANSACTIONS_MAX = 5_000
 """Transactions whose check sums are computed again at a time."""
 DELIVERIES_MAX = 20
 """Deliveries of one message before the broker itself puts it aside (a crash costs one for each message prefetched)."""
+DELIVERIES_SUSPECT = 3
+"""A message that was delivered so often before is assessed alone: it may be what ended its assessors."""
+SUSPECTS_GATHER_SECONDS = 0.05
+"""How long more of them are waited for, to choose one of."""
 
 LARGE_BODIES_AT_ONCE = 4
 """Batches that one api process reads at a time: read, a body takes many times its bytes."""

@@ -5,6 +5,7 @@ put aside, and all others count. While the database is away nothing is given bac
 """
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -99,22 +100,45 @@ class Batches:
                     arriving.cancel()
                     return
                 with BATCH_SECONDS.time():
-                    await self._see_through(self._batch(arriving.result()), stop)
+                    await self._see_through(await self._batch(arriving.result()), stop)
         finally:
             stopping.cancel()
 
-    def _batch(self, first: AbstractIncomingMessage) -> list[Taken]:
-        """Read the first message and what else has arrived, until they carry as many events as a batch holds."""
+    async def _batch(self, first: AbstractIncomingMessage) -> list[Taken]:
+        """Read the first message and what else has arrived, until they carry as many events as a batch holds.
+
+        What comes again and again may be what ends assessors, or only near it in the queue: such messages are taken one
+        at a time, in any order. So each end leaves fewer around the one at fault, before they have been delivered as
+        often as the broker lets it.
+        """
+        if deliveries_before(first) >= limits.DELIVERIES_SUSPECT:
+            await asyncio.sleep(limits.SUSPECTS_GATHER_SECONDS)
+            return [read(self._any_of([first, *self._all_arrived()]))]
         batch = [read(first)]
         events, size = len(batch[0].events), len(first.body)
         while events < limits.ASSESS_EVENTS_MAX and size < limits.ASSESS_BYTES_MAX and not self._arrived.empty():
             message = self._arrived.get_nowait()
             if is_gone(message):
                 continue  # it comes again, on the channel that took its place
+            if deliveries_before(message) >= limits.DELIVERIES_SUSPECT:
+                self._arrived.put_nowait(message)
+                break
             batch.append(read(message))
             events += len(batch[-1].events)
             size += len(message.body)
         return batch
+
+    def _all_arrived(self) -> list[AbstractIncomingMessage]:
+        arrived = [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
+        return [message for message in arrived if not is_gone(message)]
+
+    def _any_of(self, messages: Sequence[AbstractIncomingMessage]) -> AbstractIncomingMessage:
+        """Choose one, and keep the others for later."""
+        chosen = random.choice(messages)  # noqa: S311 - it keeps no secret
+        for message in messages:
+            if message is not chosen:
+                self._arrived.put_nowait(message)
+        return chosen
 
     async def _see_through(self, batch: Sequence[Taken], stop: asyncio.Event) -> None:
         """Assess each tenant's share and acknowledge its messages; what is not acknowledged comes again."""
@@ -209,6 +233,12 @@ def read(message: AbstractIncomingMessage) -> Taken:
         return Taken(message, read_events(message.body))
     except ValidationError as error:
         return Taken(message, error)
+
+
+def deliveries_before(message: AbstractIncomingMessage) -> int:
+    """Give how often a message was delivered before and not acknowledged, as a quorum queue counts it."""
+    count = message.headers.get("x-delivery-count", 0)
+    return count if isinstance(count, int) else 0
 
 
 def is_gone(message: AbstractIncomingMessage) -> bool:

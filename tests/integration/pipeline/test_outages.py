@@ -18,7 +18,7 @@ from tallymarks.events import AnyEvent
 from tallymarks.messages import read_events
 from tallymarks.service import new_id
 from tallymarks_assessor.assess import Assessed, Assessor
-from tallymarks_assessor.batches import Batches
+from tallymarks_assessor.batches import Batches, deliveries_before
 from tests.integration.pipeline.parts import (
     RecordingAssessor,
     Work,
@@ -402,4 +402,31 @@ async def test_what_a_broken_connection_had_brought_comes_again_and_the_assessor
     await running
     async with working(database, broker, assessor, clock):
         await until_all_count(owner, tenant, events)
+    await assert_each_counted_once(owner, database, broker, tenant, events)
+
+
+async def test_messages_that_came_again_and_again_are_assessed_one_by_one(
+    database: Database, owner: asyncpg.Connection, broker: Broker, tenant: Tenant, clock: Clock
+) -> None:
+    events = some_points(seed=8, number=20)
+    for event in events:
+        await publish(broker, tenant.tenant_id, [event])
+    returned = 0
+
+    async def give_back(message: AbstractIncomingMessage) -> None:
+        nonlocal returned
+        if deliveries_before(message) < limits.DELIVERIES_SUSPECT:
+            returned += 1
+            await message.nack(requeue=True)
+
+    async def are_all_returned() -> bool:
+        return returned == len(events) * limits.DELIVERIES_SUSPECT
+
+    consuming = await broker.consume(give_back)
+    await until(are_all_returned)
+    await consuming.close()
+    assessor = RecordingAssessor(database, broker, clock)
+    async with working(database, broker, assessor, clock):
+        await until_all_count(owner, tenant, events)
+    assert assessor.attempts == [1] * len(events)
     await assert_each_counted_once(owner, database, broker, tenant, events)
