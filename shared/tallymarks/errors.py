@@ -46,6 +46,24 @@ def shown(value: object, length_max: int = 200) -> str | None:
     return text if len(text) <= length_max else text[: length_max - 1] + "…"
 
 
+class ErrorBody(Model):
+    """Every error of the API."""
+
+    code: str
+    """Stable: what a program acts on."""
+    message: str
+    """The same for every error of this code."""
+    detail: str
+    """What was wrong this time."""
+    errors: tuple[FieldError, ...]
+    """Each wrong field."""
+
+    @classmethod
+    def of(cls, refusal: Refusal) -> "ErrorBody":
+        """Give the body of a refusal."""
+        return cls(code=refusal.code, message=refusal.message, detail=refusal.detail, errors=refusal.errors)
+
+
 class InvalidRequest(Refusal):
     """Something of the request is not of its form; `errors` has each field."""
 
@@ -233,9 +251,15 @@ class UnsupportedMediaType(Refusal):
 
 
 class RequestTimeout(Refusal):
-    """The body did not arrive in time."""
+    """The request's head or body did not arrive in time."""
 
-    code, status, message = "RequestTimeout", 408, "The body did not arrive in time."
+    code, status, message = "RequestTimeout", 408, "The request did not arrive in time."
+
+
+class HeadTooLarge(Refusal):
+    """The request line and the headers have more bytes or lines than a request may have."""
+
+    code, status, message = "HeadTooLarge", 431, "The request line and the headers are too large."
 
 
 class Unavailable(Refusal):

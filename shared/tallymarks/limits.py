@@ -3,6 +3,11 @@
 from datetime import UTC, datetime
 
 # What a caller may send.
+HEAD_BYTES_MAX = 32 * 1024
+"""The request line and all headers."""
+HEAD_LINE_BYTES_MAX = 8_190
+"""One of them: the longest is the query of a search."""
+HEADERS_MAX = 100
 BODY_BYTES_MAX = 1024 * 1024
 BATCH_BODY_BYTES_MAX = 4 * 1024 * 1024
 BATCH_EVENTS_MAX = 1_000
@@ -124,6 +129,9 @@ DELIVERIES_SUSPECT = 3
 SUSPECTS_GATHER_SECONDS = 0.05
 """How long more of them are waited for, to choose one of."""
 
+# What one api process takes on at a time; beyond it, requests are refused (503) before they take memory.
+READ_BUFFER_BYTES = 64 * 1024
+"""What a connection reads ahead of its request is about twice this."""
 LARGE_BODIES_AT_ONCE = 4
 """Batches that one api process reads at a time: read, a body takes many times its bytes."""
 
@@ -139,7 +147,15 @@ ACCOUNT_LOCK_TIMEOUT_SECONDS = 3.0
 """How long a request waits for an account that others are moving points of."""
 CLOSE_TIMEOUT_SECONDS = 2.0
 RECONNECT_INTERVAL_SECONDS = 1.0
+HEAD_TIMEOUT_SECONDS = 10.0
+"""For the request line and the headers, from the first byte on (the first time: from the connection on)."""
 BODY_TIMEOUT_SECONDS = 30.0
+UNREAD_BODY_TIMEOUT_SECONDS = 10.0
+"""For the rest of a body that was refused, so that its sender sees the answer before the connection is closed."""
+ANSWER_TIMEOUT_SECONDS = 30.0
+"""How long a client may leave what it was answered untaken."""
+KEEP_ALIVE_TIMEOUT_SECONDS = 75.0
+"""How long a connection may lie idle: longer than the proxies in front leave theirs, so that they close first."""
 RETRY_AFTER_SECONDS = 2
 RETRY_WAIT_SECONDS_MAX = 5.0
 REQUESTS_DRAIN_SECONDS = 15.0

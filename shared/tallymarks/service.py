@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from tallymarks import limits
 from tallymarks.broker import Broker, Topology
 from tallymarks.database import Database
+from tallymarks.http import BoundedRunner
 from tallymarks.logs import configure_logging, log_unhandled
 from tallymarks.settings import Settings
 
@@ -111,7 +112,7 @@ async def opened_parts(settings: Settings, name: str) -> AsyncIterator[tuple[Dat
 @asynccontextmanager
 async def listening(app: web.Application, settings: Settings, default_port: int) -> AsyncIterator[int]:
     """Serve HTTP; gives the port. On leaving, requests under way are finished first."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=limits.REQUESTS_DRAIN_SECONDS)
+    runner = BoundedRunner(app, shutdown_timeout=limits.REQUESTS_DRAIN_SECONDS)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, default_port if settings.port is None else settings.port)

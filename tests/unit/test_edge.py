@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from tallymarks import limits
 from tallymarks.customers import NewCustomer
-from tallymarks.errors import InsufficientPoints, InvalidRequest, Refusal, shown
+from tallymarks.errors import ErrorBody, InsufficientPoints, InvalidRequest, Refusal, shown
 from tallymarks.events import ActionEvent, EventBase, OrderEvent, PointsEvent, RedemptionEvent
 from tallymarks.rules.rule import NewRule
-from tallymarks_api.edge import ERRORS_SHOWN_MAX, ErrorBody, parse_json, validated
+from tallymarks_api.edge import ERRORS_SHOWN_MAX, parse_json, validated
 from tallymarks_api.events import read_batch
 from tallymarks_api.paged import PageQuery, containing
 from tallymarks_api.redemptions import read_redemption_or_customer
@@ -295,7 +295,7 @@ class TestShown:
     def test_every_refusal_has_a_code_a_status_and_a_sentence(self) -> None:
         for kind in Refusal.__subclasses__():
             assert kind.code.isalnum()
-            assert kind.status in {400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503}
+            assert kind.status in {400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 431, 500, 503}
             assert kind.message.endswith(".")
             assert str(kind()) == kind.message
 

@@ -20,6 +20,7 @@ from tallymarks.credentials import Role
 from tallymarks.database import TRANSIENT_ERRORS
 from tallymarks.errors import (
     BodyTooLarge,
+    ErrorBody,
     FieldError,
     Forbidden,
     InternalError,
@@ -33,7 +34,6 @@ from tallymarks.errors import (
     shown,
 )
 from tallymarks.logs import reason_of
-from tallymarks.values import Model
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import AnyEndpoint, B, Call, Endpoint, P, Parts, Q
 
@@ -46,24 +46,6 @@ TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 DISCRIMINATORS = ("type", "eventType")
 
 M = TypeVar("M", bound=BaseModel)
-
-
-class ErrorBody(Model):
-    """Every error of the API."""
-
-    code: str
-    """Stable: what a program acts on."""
-    message: str
-    """The same for every error of this code."""
-    detail: str
-    """What was wrong this time."""
-    errors: tuple[FieldError, ...]
-    """Each wrong field."""
-
-    @classmethod
-    def of(cls, refusal: Refusal) -> "ErrorBody":
-        """Give the body of a refusal."""
-        return cls(code=refusal.code, message=refusal.message, detail=refusal.detail, errors=refusal.errors)
 
 
 def handler_of(
@@ -183,7 +165,7 @@ async def _read(endpoint: AnyEndpoint, request: web.Request) -> bytes | None:
         async with asyncio.timeout(limits.BODY_TIMEOUT_SECONDS):
             raw = await request.read()
     except TimeoutError:
-        raise RequestTimeout from None
+        raise RequestTimeout("The body did not arrive in time.") from None
     except (ConnectionError, web.RequestPayloadError) as error:
         raise InvalidRequest.of("body", None, f"The body cannot be read: {error}") from None
     if len(raw) > endpoint.body_bytes_max:

@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 
 from tallymarks import limits
 from tallymarks.credentials import Role
-from tallymarks.errors import Forbidden, InvalidRequest, Refusal, Unavailable
+from tallymarks.errors import ErrorBody, Forbidden, InvalidRequest, Refusal, Unavailable
 from tallymarks.events import (
     AcceptedEvent,
     ActionEvent,
@@ -22,7 +22,7 @@ from tallymarks.events import (
 )
 from tallymarks.values import Model
 from tallymarks_api.calls import Answer, Call, Endpoint, Nothing
-from tallymarks_api.edge import ErrorBody, validated
+from tallymarks_api.edge import validated
 from tallymarks_api.intake import Posted
 
 TAG = "Events"

@@ -15,6 +15,7 @@ from pydantic.json_schema import JsonSchemaMode
 from tallymarks.credentials import Role
 from tallymarks.errors import (
     BodyTooLarge,
+    ErrorBody,
     Forbidden,
     InternalError,
     InvalidRequest,
@@ -27,7 +28,6 @@ from tallymarks.errors import (
 )
 from tallymarks_api.auth import KEY_HEADER, SECRET_HEADER, TENANT_HEADER
 from tallymarks_api.calls import AnyEndpoint
-from tallymarks_api.edge import ErrorBody
 
 DOCUMENT_PATH = "/swagger/v1/swagger.json"
 PAGE_PATH = "/swagger/index.html"
