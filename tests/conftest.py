@@ -16,6 +16,7 @@ from tallymarks.outbox import relay
 from tallymarks.service import listening, new_id
 from tallymarks.settings import Settings
 from tallymarks.tenants import create_api_key, create_tenant
+from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
@@ -155,11 +156,19 @@ async def assessing(database: Database, broker: Broker, assessor: Assessor, cloc
 
 
 @pytest.fixture
-async def api_url(database: Database, broker: Broker, clock: Clock, database_url: str) -> AsyncIterator[str]:
+def admission() -> Admission:
+    """What the api takes on: no rate is limited."""
+    return Admission(None, time.monotonic)
+
+
+@pytest.fixture
+async def api_url(
+    database: Database, broker: Broker, clock: Clock, database_url: str, admission: Admission
+) -> AsyncIterator[str]:
     """The address of an api in this process, on the test's servers and clock; no assessor runs."""
     intake = Intake(broker, Duplicates(database, time.monotonic), now=clock, new_id=new_id)
     parts = Parts(database, broker, intake, asyncio.Event(), now=clock, new_id=new_id)
-    app = application(parts, Authenticator(database, time.monotonic), database)
+    app = application(parts, Authenticator(database, time.monotonic), admission, database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"
 

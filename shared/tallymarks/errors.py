@@ -256,6 +256,12 @@ class RequestTimeout(Refusal):
     code, status, message = "RequestTimeout", 408, "The request did not arrive in time."
 
 
+class TooManyRequests(Refusal):
+    """The key has had as many requests as it may have in a second."""
+
+    code, status, message = "TooManyRequests", 429, "The key makes more requests than it may."
+
+
 class HeadTooLarge(Refusal):
     """The request line and the headers have more bytes or lines than a request may have."""
 

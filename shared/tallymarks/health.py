@@ -6,6 +6,8 @@ import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+LIVE_PATH, READY_PATH, METRICS_PATH = PATHS = ("/health/live", "/health/ready", "/metrics")
+
 Check = Callable[[], Awaitable[bool]]
 Verdict = Callable[[Mapping[str, bool]], bool]
 
@@ -30,7 +32,7 @@ def add_health_routes(app: web.Application, checks: Mapping[str, Check], is_read
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    app.add_routes([web.get("/health/live", live), web.get("/health/ready", ready), web.get("/metrics", metrics)])
+    app.add_routes([web.get(LIVE_PATH, live), web.get(READY_PATH, ready), web.get(METRICS_PATH, metrics)])
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -130,6 +130,9 @@ SUSPECTS_GATHER_SECONDS = 0.05
 """How long more of them are waited for, to choose one of."""
 
 # What one api process takes on at a time; beyond it, requests are refused (503) before they take memory.
+REQUESTS_AT_ONCE_MAX = 1_000
+BODY_BYTES_AT_ONCE_MAX = 64 * 1024 * 1024
+"""Of the bodies of all requests under way together."""
 READ_BUFFER_BYTES = 64 * 1024
 """What a connection reads ahead of its request is about twice this."""
 LARGE_BODIES_AT_ONCE = 4
@@ -157,6 +160,8 @@ ANSWER_TIMEOUT_SECONDS = 30.0
 KEEP_ALIVE_TIMEOUT_SECONDS = 75.0
 """How long a connection may lie idle: longer than the proxies in front leave theirs, so that they close first."""
 RETRY_AFTER_SECONDS = 2
+RATE_LIMIT_WINDOW_SECONDS = 1
+"""A key's requests are limited per second, and as many can come at once."""
 RETRY_WAIT_SECONDS_MAX = 5.0
 REQUESTS_DRAIN_SECONDS = 15.0
 """How long requests under way may take once a stop is asked for."""

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     """Connections to PostgreSQL that one process holds at the most."""
     confirm_timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 5.0
     """How long a request waits for the broker's confirm before it answers 503."""
+    rate_limit_per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Requests that one API key may make in a second of each api process; unlimited unless set."""
     explanations: bool = True
     """Whether assessors keep how each event was assessed: a row for each event."""
     explanation_days: Annotated[int, Field(ge=1, le=3_650)] = 90

@@ -200,7 +200,8 @@ class TestDocument:
 
     def test_every_reference_leads_somewhere(self) -> None:
         names = {part["$ref"] for part in parts(DOCUMENT) if "$ref" in part}
-        assert names <= {f"#/components/schemas/{name}" for name in DOCUMENT["components"]["schemas"]}
+        parts_named = [(kind, name) for kind in ("schemas", "headers") for name in DOCUMENT["components"][kind]]
+        assert names <= {f"#/components/{kind}/{name}" for kind, name in parts_named}
 
     def test_every_call_needs_the_three_credentials_together(self) -> None:
         names = {"x-tenant-id", "x-api-key", "x-api-secret"}
@@ -231,7 +232,7 @@ class TestDocument:
 class TestEndpoint:
     def test_every_answer_and_every_refusal_is_documented(self, endpoint: AnyEndpoint) -> None:
         responses = operation(endpoint.method, endpoint.path)["responses"]
-        expected = {400, 401, 500, 503, *endpoint.answers, *(refusal.status for refusal in endpoint.refusals)}
+        expected = {400, 401, 429, 500, 503, *endpoint.answers, *(refusal.status for refusal in endpoint.refusals)}
         if endpoint.body is not None:
             expected |= {408, 413, 415}
         if endpoint.role is Role.ADMIN:
@@ -246,8 +247,16 @@ class TestEndpoint:
                 assert fields(body_of(response)) == words(
                     "code message detail errors errors[].message errors[].param errors[].value"
                 )
-        unavailable = operation(endpoint.method, endpoint.path)["responses"]["503"]
-        assert unavailable["headers"]["Retry-After"]["required"] is True
+
+    def test_tells_when_to_try_again_and_the_rate_of_the_key(self, endpoint: AnyEndpoint) -> None:
+        rate = {"RateLimit", "RateLimit-Policy"}
+        for status, response in operation(endpoint.method, endpoint.path)["responses"].items():
+            headers = response["headers"]
+            assert set(headers) == (set() if status == "401" else rate) | (
+                {"Retry-After"} if status in {"429", "503"} else set()
+            )
+            assert all(header["required"] for name, header in headers.items() if name == "Retry-After")
+        assert "TooManyRequests" in operation(endpoint.method, endpoint.path)["responses"]["429"]["description"]
 
     def test_the_route_is_documented_as_it_is_served(self, endpoint: AnyEndpoint) -> None:
         in_route = parameters(endpoint.method, endpoint.path, "path")

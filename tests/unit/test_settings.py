@@ -46,6 +46,7 @@ def test_only_the_database_must_be_named() -> None:
         "topology_prefix": "tallymarks",
         "database_pool_size": 10,
         "confirm_timeout_seconds": 5.0,
+        "rate_limit_per_second": None,
         "explanations": True,
         "explanation_days": 90,
     }
@@ -63,6 +64,7 @@ def test_only_the_database_must_be_named() -> None:
         ("topology_prefix", "a.b-c_9", "a.b-c_9"),
         ("database_pool_size", "2", 2),
         ("confirm_timeout_seconds", "0.5", 0.5),
+        ("rate_limit_per_second", "100", 100),
         ("explanations", "false", False),
         ("explanation_days", "1", 1),
     ],
@@ -104,6 +106,9 @@ def test_a_missing_variable_is_named(environment: pytest.MonkeyPatch, capsys: py
         ("CONFIRM_TIMEOUT_SECONDS", "61"),
         ("CONFIRM_TIMEOUT_SECONDS", "nan"),
         ("CONFIRM_TIMEOUT_SECONDS", "inf"),
+        ("RATE_LIMIT_PER_SECOND", "0"),
+        ("RATE_LIMIT_PER_SECOND", "1.5"),
+        ("RATE_LIMIT_PER_SECOND", "1000001"),
     ],
 )
 def test_a_bad_value_is_named_by_its_variable(

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from decimal import Decimal
 from typing import TypeVar
 from uuid import UUID
@@ -12,10 +12,11 @@ from uuid import UUID
 import jiter
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tallymarks import limits
+from tallymarks import health, limits
 from tallymarks.credentials import Role
 from tallymarks.database import TRANSIENT_ERRORS
 from tallymarks.errors import (
@@ -29,13 +30,15 @@ from tallymarks.errors import (
     Refusal,
     RequestTimeout,
     RouteNotFound,
+    TooManyRequests,
     Unavailable,
     UnsupportedMediaType,
     shown,
 )
 from tallymarks.logs import reason_of
+from tallymarks_api.admission import Admission, Allowance
 from tallymarks_api.auth import Authenticator
-from tallymarks_api.calls import AnyEndpoint, B, Call, Endpoint, P, Parts, Q
+from tallymarks_api.calls import AnyEndpoint, B, Call, Caller, Endpoint, P, Parts, Q
 
 log = structlog.get_logger(__name__)
 
@@ -44,12 +47,16 @@ REQUEST_SECONDS = Histogram("tallymarks_request_seconds", "Time to the answer", 
 ERRORS_SHOWN_MAX = 20
 TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 DISCRIMINATORS = ("type", "eventType")
+RETRY_AFTER_SECONDS = {
+    Unavailable.status: limits.RETRY_AFTER_SECONDS,
+    TooManyRequests.status: limits.RATE_LIMIT_WINDOW_SECONDS,
+}
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def handler_of(
-    endpoint: Endpoint[P, Q, B], parts: Parts, authenticator: Authenticator
+    endpoint: Endpoint[P, Q, B], parts: Parts, authenticator: Authenticator, admission: Admission
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
     """Make the aiohttp handler of an entry of the route table."""
     large_bodies = asyncio.Semaphore(limits.LARGE_BODIES_AT_ONCE)
@@ -58,18 +65,61 @@ def handler_of(
     async def handle(request: web.Request) -> web.Response:
         with REQUEST_SECONDS.labels(endpoint.method, endpoint.path).time():
             caller = await authenticator.authenticate(request.headers)
+            _require_allowance(request, caller, admission)
             if endpoint.role is Role.ADMIN and caller.role is not Role.ADMIN:
                 raise Forbidden
             path = validated(endpoint.path_parameters, dict(request.match_info))
             query = validated(endpoint.query, _single_values(request))
-            raw = await _read(endpoint, request)
-            async with _one_of(large_bodies) if is_large else nullcontext():
-                body = _body(endpoint, raw)
-                answer = await endpoint.handle(Call(parts, caller, path, query, body, _trace_parent(request)))
+            with admission.body() as hold:
+                raw = await _read(endpoint, request, hold)
+                async with _one_of(large_bodies) if is_large else nullcontext():
+                    body = _body(endpoint, raw)
+                    answer = await endpoint.handle(Call(parts, caller, path, query, body, _trace_parent(request)))
         REQUESTS.labels(endpoint.method, endpoint.path, answer.status).inc()
         return _json(answer.body, answer.status)
 
     return handle
+
+
+def _require_allowance(request: web.Request, caller: Caller, admission: Admission) -> None:
+    """Count the request as one of its key's, and have its answer tell how many are left, whatever it will be.
+
+    Raises:
+        TooManyRequests: none was left.
+    """
+    allowance = admission.allowance((caller.tenant_id, caller.api_key))
+    if allowance is None:
+        return
+    request[ALLOWANCE] = allowance
+    if not allowance.is_allowed:
+        raise TooManyRequests(f"The key may make {allowance.per_second} requests a second.")
+
+
+def admission_middleware(admission: Admission) -> Middleware:
+    """Make the outermost middleware: a request is under way until its client has taken the answer."""
+
+    @web.middleware
+    async def admit(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if request.path in health.PATHS:
+            return await handler(request)
+        try:
+            with admission.place():
+                response = await handler(request)
+                if (allowance := request.get(ALLOWANCE)) is not None:
+                    response.headers.update(allowance.headers)
+                if isinstance(response, web.Response):
+                    # Written here and not by aiohttp after this, which tells the connection that its client is gone. A
+                    # file is not: it is sent piece by piece, so nothing of it is held.
+                    with suppress(ConnectionError):
+                        await response.prepare(request)
+                        await response.write_eof()
+                return response
+        except Unavailable as refusal:
+            return _refuse(request, refusal)
+
+    return admit
 
 
 @web.middleware
@@ -86,8 +136,6 @@ async def errors_middleware(
     except web.HTTPMethodNotAllowed as refused:
         error = MethodNotAllowed.of("method", request.method)
         return _refuse(request, error, {"Allow": ", ".join(sorted(refused.allowed_methods))})
-    except web.HTTPRequestEntityTooLarge:
-        error = BodyTooLarge()
     except web.HTTPError as refused:
         return _json(_other_error(refused), refused.status)
     except TRANSIENT_ERRORS as failed:
@@ -100,6 +148,7 @@ async def errors_middleware(
     return _refuse(request, error)
 
 
+ALLOWANCE = web.RequestKey("allowance", Allowance)
 REQUEST_ID: web.AppKey[Callable[[], UUID]] = web.AppKey("request_id", Callable[[], UUID])  # type: ignore[arg-type]
 
 
@@ -123,8 +172,8 @@ def _refuse(request: web.Request, error: Refusal, headers: Mapping[str, str] | N
     REQUESTS.labels(request.method, _route(request), error.status).inc()
     response = _json(ErrorBody.of(error), error.status)
     response.headers.update(headers or {})
-    if error.status == Unavailable.status:
-        response.headers["Retry-After"] = str(limits.RETRY_AFTER_SECONDS)
+    if error.status in RETRY_AFTER_SECONDS:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS[error.status])
     if not request.content.at_eof():
         # What is left of a refused body is not read, so nothing can follow it on this connection.
         response.force_close()
@@ -153,7 +202,7 @@ async def _one_of(places: asyncio.Semaphore) -> AsyncIterator[None]:
         places.release()
 
 
-async def _read(endpoint: AnyEndpoint, request: web.Request) -> bytes | None:
+async def _read(endpoint: AnyEndpoint, request: web.Request, hold: Callable[[int], None]) -> bytes | None:
     if endpoint.body is None:
         # The page says "no body"; one that comes all the same is left unread.
         return None
@@ -161,16 +210,21 @@ async def _read(endpoint: AnyEndpoint, request: web.Request) -> bytes | None:
         raise UnsupportedMediaType.of("content-type", request.headers.get("content-type"))
     if (request.content_length or 0) > endpoint.body_bytes_max:
         raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
+    pieces: list[bytes] = []
+    size = 0
     try:
         async with asyncio.timeout(limits.BODY_TIMEOUT_SECONDS):
-            raw = await request.read()
+            async for piece in request.content.iter_any():
+                size += len(piece)
+                if size > endpoint.body_bytes_max:
+                    raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
+                hold(len(piece))
+                pieces.append(piece)
     except TimeoutError:
         raise RequestTimeout("The body did not arrive in time.") from None
     except (ConnectionError, web.RequestPayloadError) as error:
         raise InvalidRequest.of("body", None, f"The body cannot be read: {error}") from None
-    if len(raw) > endpoint.body_bytes_max:
-        raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
-    return raw
+    return b"".join(pieces)
 
 
 def _body(endpoint: Endpoint[P, Q, B], raw: bytes | None) -> B:

@@ -27,10 +27,11 @@ from tallymarks_api import (
     simulations,
     tenant_settings,
 )
+from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
-from tallymarks_api.edge import REQUEST_ID, errors_middleware, handler_of
+from tallymarks_api.edge import REQUEST_ID, admission_middleware, errors_middleware, handler_of
 from tallymarks_api.intake import Intake
 from tallymarks_api.openapi import add_swagger_routes
 
@@ -54,12 +55,12 @@ ENDPOINTS = (
 )
 
 
-def application(parts: Parts, authenticator: Authenticator, health: Database) -> web.Application:
+def application(parts: Parts, authenticator: Authenticator, admission: Admission, health: Database) -> web.Application:
     """Make the application out of the route table; `health` is the database by which its health is told."""
-    app = web.Application(middlewares=[errors_middleware], client_max_size=limits.BATCH_BODY_BYTES_MAX + 1)
+    app = web.Application(middlewares=[admission_middleware(admission), errors_middleware])
     app[REQUEST_ID] = parts.new_id
     for endpoint in ENDPOINTS:
-        app.router.add_route(endpoint.method, endpoint.path, handler_of(endpoint, parts, authenticator))
+        app.router.add_route(endpoint.method, endpoint.path, handler_of(endpoint, parts, authenticator, admission))
     add_swagger_routes(app, ENDPOINTS)
 
     async def broker_is_up() -> bool:
@@ -90,7 +91,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         keys = await stack.enter_async_context(connected(settings, f"{NAME} keys", pool_size=KEY_CONNECTIONS))
         intake = Intake(broker, Duplicates(database, time.monotonic), now=utc_now, new_id=new_id)
         parts = Parts(database, broker, intake, committed, now=utc_now, new_id=new_id)
-        app = application(parts, Authenticator(keys, time.monotonic), keys)
+        admission = Admission(settings.rate_limit_per_second, time.monotonic)
+        app = application(parts, Authenticator(keys, time.monotonic), admission, keys)
         async with asyncio.TaskGroup() as tasks:
             opening = tasks.create_task(broker.open())
             relaying = tasks.create_task(outbox.relay(database, broker, committed))

@@ -22,18 +22,27 @@ from tallymarks.errors import (
     Refusal,
     RequestTimeout,
     RouteNotFound,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
     UnsupportedMediaType,
 )
 from tallymarks_api.auth import KEY_HEADER, SECRET_HEADER, TENANT_HEADER
 from tallymarks_api.calls import AnyEndpoint
+from tallymarks_api.edge import RETRY_AFTER_SECONDS
 
 DOCUMENT_PATH = "/swagger/v1/swagger.json"
 PAGE_PATH = "/swagger/index.html"
 REF_TEMPLATE = "#/components/schemas/{model}"
-EVERYWHERE: tuple[type[Refusal], ...] = (InvalidRequest, Unauthorized, InternalError, Unavailable)
+EVERYWHERE: tuple[type[Refusal], ...] = (InvalidRequest, Unauthorized, TooManyRequests, InternalError, Unavailable)
 WITH_A_BODY: tuple[type[Refusal], ...] = (BodyTooLarge, UnsupportedMediaType, RequestTimeout)
+
+RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "required": True}}
+RATE_LIMIT_HEADERS = {
+    "RateLimit-Policy": 'How many requests (q) the key may make in how many seconds (w), such as "key";q=100;w=1.',
+    "RateLimit": 'How many (r) are left of them, and in how many seconds (t) all are again, such as "key";r=42;t=1.',
+}
+"""Of the IETF's draft "RateLimit header fields for HTTP", where an operator limits the rate."""
 
 Json = dict[str, object]
 Key = tuple[str, JsonSchemaMode]
@@ -87,6 +96,10 @@ def document(endpoints: Sequence[AnyEndpoint]) -> Json:
         "paths": paths,
         "components": {
             "schemas": definitions.get("$defs", {}),
+            "headers": {
+                name: {"description": description, "schema": {"type": "string"}}
+                for name, description in RATE_LIMIT_HEADERS.items()
+            },
             "securitySchemes": {
                 header: {"type": "apiKey", "in": "header", "name": header}
                 for header in (TENANT_HEADER, KEY_HEADER, SECRET_HEADER)
@@ -173,6 +186,7 @@ def _responses(endpoint: AnyEndpoint, schemas: Mapping[Key, Json]) -> Json:
     responses: Json = {
         str(status): {
             "description": HTTPStatus(status).phrase,
+            "headers": _headers(status),
             "content": {"application/json": {"schema": schemas[_name(endpoint, str(status)), "serialization"]}},
         }
         for status in endpoint.answers
@@ -184,16 +198,19 @@ def _responses(endpoint: AnyEndpoint, schemas: Mapping[Key, Json]) -> Json:
         refusals.append(Forbidden)
     for status in sorted({refusal.status for refusal in refusals}):
         codes = sorted({refusal.code for refusal in refusals if refusal.status == status})
-        response: Json = {
+        responses[str(status)] = {
             "description": "Refused: " + ", ".join(codes),
+            "headers": _headers(status),
             "content": {"application/json": {"schema": schemas["error", "serialization"]}},
         }
-        if status == Unavailable.status:
-            response["headers"] = {
-                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}, "required": True}
-            }
-        responses[str(status)] = response
     return responses
+
+
+def _headers(status: int) -> Json:
+    """Give the headers of an answer; who cannot be told from his credentials has no rate."""
+    of_rate = {} if status == Unauthorized.status else RATE_LIMIT_HEADERS
+    to_wait = RETRY_AFTER if status in RETRY_AFTER_SECONDS else {}
+    return {**{name: {"$ref": f"#/components/headers/{name}"} for name in of_rate}, **to_wait}
 
 
 def add_swagger_routes(app: web.Application, endpoints: Sequence[AnyEndpoint]) -> None:

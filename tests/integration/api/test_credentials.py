@@ -14,6 +14,7 @@ from tallymarks.database import Database
 from tallymarks.errors import Unauthorized, Unavailable
 from tallymarks.service import listening, new_id
 from tallymarks.settings import Settings
+from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator, _Known
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
@@ -46,7 +47,7 @@ async def api_url(
     """The api, which tells the age of what it remembers of a key by the test's clock."""
     intake = Intake(broker, Duplicates(database, seconds), now=clock, new_id=new_id)
     parts = Parts(database, broker, intake, asyncio.Event(), now=clock, new_id=new_id)
-    app = application(parts, Authenticator(database, seconds), database)
+    app = application(parts, Authenticator(database, seconds), Admission(None, seconds), database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"
 
