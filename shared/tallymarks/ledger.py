@@ -63,7 +63,7 @@ async def create_missing_customers(
     )
     if created:
         await connection.execute(
-            customers_sql.INSERT_ACCOUNTS, tenant_id, sorted(row["customer_id"] for row in created)
+            customers_sql.INSERT_ACCOUNTS, tenant_id, sorted(row["customer_id"] for row in created), now
         )
 
 
@@ -80,7 +80,7 @@ async def read_accounts(connection: Connection, tenant_id: UUID, customer_ids: I
 
 
 def _account_of(row: Record) -> Account:
-    return Account(row["customer_id"], row["balance"], row["is_locked"], row["created_at"], _totals_of(row))
+    return Account(row["customer_id"], row["balance"], row["is_locked"], row["customer_created_at"], _totals_of(row))
 
 
 def _totals_of(row: Record) -> Totals:

@@ -331,7 +331,7 @@ class Pgbench:
         try:
             await database.execute(tenancy.INSERT_TENANT, tenant_id, "Benchmark", b"", now)
             await database.execute(customers_sql.INSERT_MISSING, tenant_id, customer_ids, now, anniversary(now, 1))
-            await database.execute(customers_sql.INSERT_ACCOUNTS, tenant_id, customer_ids)
+            await database.execute(customers_sql.INSERT_ACCOUNTS, tenant_id, customer_ids, now)
         finally:
             await database.close()
         return cls(database_url, tenant_id, options)

@@ -17,13 +17,13 @@ RETURNING customer_id
 """
 
 INSERT_ACCOUNTS = """
--- Open the accounts of customers that this transaction has just created.
+-- Open the accounts of customers that this transaction has just created, at $3.
 INSERT INTO accounts (
-    tenant_id, customer_id, balance, is_locked, action_count, action_value, order_count, order_value,
-    transaction_count, transaction_value, points_count, points_value, points_earned, redemption_count,
+    tenant_id, customer_id, customer_created_at, balance, is_locked, action_count, action_value, order_count,
+    order_value, transaction_count, transaction_value, points_count, points_value, points_earned, redemption_count,
     anniversary_count
 )
-SELECT $1, new.customer_id, 0, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+SELECT $1, new.customer_id, $3::timestamptz, 0, false, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 FROM unnest($2::uuid[]) AS new (customer_id)
 """
 
@@ -74,10 +74,9 @@ UPDATE accounts SET is_locked = $3 WHERE tenant_id = $1 AND customer_id = $2
 """
 
 SELECT_BALANCE = """
-SELECT a.balance, coalesce(a.balance_changed_at, c.created_at) AS changed_at
-FROM accounts a
-JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
-WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = $2
+SELECT balance, coalesce(balance_changed_at, customer_created_at) AS changed_at
+FROM accounts
+WHERE tenant_id = $1 AND customer_id = $2
 """
 
 SELECT_CUSTOMER_CREATED_AT = """

@@ -3,27 +3,23 @@
 LOCK_ACCOUNTS = """
 -- The account lock: rows in key order, so that two batches wait for each other and never deadlock. $2 sorted.
 SELECT
-    a.customer_id, a.balance, a.is_locked, c.created_at,
-    a.action_count, a.action_value, a.order_count, a.order_value, a.transaction_count, a.transaction_value,
-    a.points_count, a.points_value, a.points_earned, a.redemption_count, a.anniversary_count
-FROM accounts a
-JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
-WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = ANY($2::uuid[])
-    AND c.customer_id = ANY($2::uuid[])
-ORDER BY a.customer_id
-FOR UPDATE OF a
+    customer_id, balance, is_locked, customer_created_at,
+    action_count, action_value, order_count, order_value, transaction_count, transaction_value,
+    points_count, points_value, points_earned, redemption_count, anniversary_count
+FROM accounts
+WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[])
+ORDER BY customer_id
+FOR UPDATE
 """
 
 SELECT_ACCOUNTS = """
 -- The same without the lock, for who only asks what would be.
 SELECT
-    a.customer_id, a.balance, a.is_locked, c.created_at,
-    a.action_count, a.action_value, a.order_count, a.order_value, a.transaction_count, a.transaction_value,
-    a.points_count, a.points_value, a.points_earned, a.redemption_count, a.anniversary_count
-FROM accounts a
-JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
-WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = ANY($2::uuid[])
-    AND c.customer_id = ANY($2::uuid[])
+    customer_id, balance, is_locked, customer_created_at,
+    action_count, action_value, order_count, order_value, transaction_count, transaction_value,
+    points_count, points_value, points_earned, redemption_count, anniversary_count
+FROM accounts
+WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[])
 """
 
 INSERT_TRANSACTIONS = """

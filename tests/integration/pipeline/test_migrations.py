@@ -151,6 +151,7 @@ async def test_events_of_before_there_were_totals_count(empty_url: str, tmp_path
     await dbmate(empty_url, "migrate")
     rows = await connection.fetch("SELECT * FROM accounts")
     await connection.close()
+    assert {row["customer_created_at"] for row in rows} == {now}
     of_account = {(row["tenant_id"], row["customer_id"]): row for row in rows}
     totals = {name: value for name, value in of_account.pop((tenant_ids[0], customer_ids[0])).items() if "_" in name}
     assert {name: value for name, value in totals.items() if name.endswith(("_count", "_value", "_earned"))} == {
