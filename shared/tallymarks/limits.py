@@ -101,9 +101,17 @@ MESSAGE_BYTES_MAX = 256 * 1024
 PREFETCH_MESSAGES = 200
 INTAKE_LOTS_AT_ONCE = 4
 """Lots of requests whose events are published at the same time; the next lot gathers meanwhile."""
-ASSESS_EVENTS_MAX = 500
+ASSESS_EVENTS_MAX = 1_000
 ASSESS_BYTES_MAX = 4 * 1024 * 1024
 """A batch is closed at the first of the two: read, an event takes many times its bytes."""
+BATCHES_AT_ONCE = 2
+"""Batches that an assessor has under way: the next one is read and begun while the last is written."""
+SHARES_OF_TENANT = 2
+"""Transactions that one tenant's events of a batch are cut into, by customer."""
+SHARE_EVENTS_MIN = 100
+"""So few events are not cut: a transaction has a price of its own."""
+TRANSACTIONS_AT_ONCE = 2
+"""Transactions that an assessor has open: the program works on one while PostgreSQL works on the other."""
 EVALUATED_AT_ONCE_MAX = 20
 """Events evaluated before the event loop gets its turn: connections must not go without a heartbeat."""
 SWEEP_MEMBERSHIPS_MAX = 1_000
@@ -137,6 +145,9 @@ READ_BUFFER_BYTES = 64 * 1024
 """What a connection reads ahead of its request is about twice this."""
 LARGE_BODIES_AT_ONCE = 4
 """Batches that one api process reads at a time: read, a body takes many times its bytes."""
+
+GARBAGE_ALLOCATIONS = 50_000
+"""New objects that may lie about, some of them garbage in a cycle, before a process looks: a few megabytes."""
 
 # How long anything is waited for.
 LARGE_BODY_WAIT_SECONDS = 10.0

@@ -1,6 +1,7 @@
 """What every service's start and stop have in common."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -37,12 +38,24 @@ def run_service(name: str, serve: Serve) -> None:
     if not settings.amqp_url:
         fail("TALLYMARKS_AMQP_URL is not set")
     configure_logging(name, settings.log_format)
+    collect_garbage_seldom()
     try:
         uvloop.run(_until_stopped(serve, settings))
     except Exception:
         log.exception("the service failed")
         sys.exit(1)
     log.info("stopped")
+
+
+def collect_garbage_seldom() -> None:
+    """Look for cycles after many allocations rather than after 700, and never among what was made so far.
+
+    Events are read by the thousand and freed by reference count alone; with the default, a tenth of an assessor's
+    time went into looking at all of them again and again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(limits.GARBAGE_ALLOCATIONS)
 
 
 def load_settings() -> Settings:

@@ -1,35 +1,36 @@
-"""Taking messages as batches: what has arrived, bounded, assessed tenant by tenant, then acknowledged.
+"""Taking messages as batches: what has arrived, bounded, cut into shares that are assessed at once, then acknowledged.
 
 A batch that fails for a reason of its own is tried again in halves until the event at fault stands alone; that one is
 put aside, and all others count. While the database is away nothing is given back or put aside: the batch waits.
 """
 
 import asyncio
-import random
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Literal
 from uuid import UUID, uuid5
 
 import orjson
 import structlog
 from aio_pika.abc import AbstractIncomingMessage
-from aio_pika.exceptions import ChannelInvalidStateError
 from prometheus_client import Counter, Histogram
 from pydantic import ValidationError
 
 from tallymarks import limits, outbox
-from tallymarks.broker import UNAVAILABLE_ERRORS as BROKER_UNAVAILABLE_ERRORS
 from tallymarks.broker import Topology
 from tallymarks.database import TIMEOUT_ERRORS, TRANSIENT_ERRORS, Database
 from tallymarks.errors import Refusal
 from tallymarks.events import AnyEvent, EventMessage, EventType
 from tallymarks.logs import reason_of
-from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, read_events, unreadable_letter
+from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, unreadable_letter
 from tallymarks.sql import events as sql
+from tallymarks_assessor.arrivals import Arrivals, Taken, acknowledge, is_suspect
 from tallymarks_assessor.assess import Assessor, UnknownTenant
+from tallymarks_assessor.shares import Turn, Turns, shares_of
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +40,7 @@ EVENTS_PUT_ASIDE = Counter("tallymarks_events_put_aside", "Events that could not
 TRANSACTIONS_WRITTEN = Counter("tallymarks_transactions_written", "Points transactions written")
 BATCH_SECONDS = Histogram("tallymarks_batch_seconds", "Time from taking a batch to its acknowledgement")
 BATCH_EVENTS = Histogram(
-    "tallymarks_batch_events", "Events of a batch", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+    "tallymarks_batch_events", "Events of a transaction", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 )
 
 
@@ -50,16 +51,11 @@ class AssessmentFailed(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A message with what was read from it, or why nothing could be."""
+class Delivery:
+    """Messages that are acknowledged together: a tenant's once their shares are committed, or an unreadable one."""
 
-    message: AbstractIncomingMessage
-    content: EventMessage | ValidationError
-
-    @property
-    def events(self) -> Sequence[AnyEvent]:
-        """The events that it carries."""
-        return self.content.events if isinstance(self.content, EventMessage) else ()
+    messages: Sequence[Taken]
+    turns: Sequence[Turn]
 
 
 class Batches:
@@ -82,77 +78,103 @@ class Batches:
         self._now = now
         self._new_id = new_id
         self._committed = committed
-        # The prefetch bounds it; unread, since events take many times the memory of their bytes.
-        self._arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+        self._arrivals = Arrivals()
+        self._turns = Turns()
+        self._slots = asyncio.Semaphore(limits.BATCHES_AT_ONCE)
+        self._transactions = asyncio.Semaphore(limits.TRANSACTIONS_AT_ONCE)
 
     async def take(self, message: AbstractIncomingMessage) -> None:
         """Keep a message that has arrived for the next batch."""
-        self._arrived.put_nowait(message)
+        self._arrivals.put(message)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Assess batch after batch until `stop` is set; the batch under way is finished first."""
+        """Assess batch after batch until `stop` is set; those under way are finished first.
+
+        The next one is read and begun while the last is written. What keeps coming again is assessed alone.
+        """
         stopping = asyncio.create_task(stop.wait())
         try:
-            while not stop.is_set():
-                arriving = asyncio.create_task(self._arrived.get())
-                await asyncio.wait({arriving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if not arriving.done():
-                    arriving.cancel()
-                    return
-                with BATCH_SECONDS.time():
-                    await self._see_through(await self._batch(arriving.result()), stop)
+            async with asyncio.TaskGroup() as under_way:
+                while True:
+                    await self._slots.acquire()
+                    first = await self._first(stopping)
+                    if first is None:
+                        return
+                    if is_suspect(first):
+                        async with self._all_others_done():
+                            await self._see_through(self._planned(await self._arrivals.one_suspect(first)), stop)
+                        self._slots.release()
+                    else:
+                        batch = self._planned(await self._arrivals.batch(first))
+                        task = under_way.create_task(self._see_through(batch, stop))
+                        task.add_done_callback(lambda _: self._slots.release())
         finally:
             stopping.cancel()
 
-    async def _batch(self, first: AbstractIncomingMessage) -> list[Taken]:
-        """Read the first message and what else has arrived, until they carry as many events as a batch holds.
+    async def _first(self, stopping: asyncio.Task[Literal[True]]) -> AbstractIncomingMessage | None:
+        """Wait for a message; None once a stop is asked for."""
+        if stopping.done():
+            return None
+        arriving = asyncio.create_task(self._arrivals.first())
+        await asyncio.wait({arriving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if arriving.done():
+            return arriving.result()
+        arriving.cancel()
+        return None
 
-        What comes again and again may be what ends assessors, or only near it in the queue: such messages are taken one
-        at a time, in any order. So each end leaves fewer around the one at fault, before they have been delivered as
-        often as the broker lets it.
-        """
-        if deliveries_before(first) >= limits.DELIVERIES_SUSPECT:
-            await asyncio.sleep(limits.SUSPECTS_GATHER_SECONDS)
-            return [read(self._any_of([first, *self._all_arrived()]))]
-        batch = [read(first)]
-        events, size = len(batch[0].events), len(first.body)
-        while events < limits.ASSESS_EVENTS_MAX and size < limits.ASSESS_BYTES_MAX and not self._arrived.empty():
-            message = self._arrived.get_nowait()
-            if is_gone(message):
-                continue  # it comes again, on the channel that took its place
-            if deliveries_before(message) >= limits.DELIVERIES_SUSPECT:
-                self._arrived.put_nowait(message)
-                break
-            batch.append(read(message))
-            events += len(batch[-1].events)
-            size += len(message.body)
-        return batch
+    @asynccontextmanager
+    async def _all_others_done(self) -> AsyncIterator[None]:
+        """Wait until no batch is under way, and let none begin."""
+        others = range(limits.BATCHES_AT_ONCE - 1)
+        for _ in others:
+            await self._slots.acquire()
+        try:
+            yield
+        finally:
+            for _ in others:
+                self._slots.release()
 
-    def _all_arrived(self) -> list[AbstractIncomingMessage]:
-        arrived = [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
-        return [message for message in arrived if not is_gone(message)]
-
-    def _any_of(self, messages: Sequence[AbstractIncomingMessage]) -> AbstractIncomingMessage:
-        """Choose one, and keep the others for later."""
-        chosen = random.choice(messages)  # noqa: S311 - it keeps no secret
-        for message in messages:
-            if message is not chosen:
-                self._arrived.put_nowait(message)
-        return chosen
-
-    async def _see_through(self, batch: Sequence[Taken], stop: asyncio.Event) -> None:
-        """Assess each tenant's share and acknowledge its messages; what is not acknowledged comes again."""
+    def _planned(self, batch: Sequence[Taken]) -> list[Delivery]:
+        """Cut a batch into shares and give each its turn, before anything of it or of the next one begins."""
         by_tenant: defaultdict[UUID, list[Taken]] = defaultdict(list)
+        deliveries = []
         for taken in batch:
             if isinstance(taken.content, EventMessage):
                 by_tenant[taken.content.tenant_id].append(taken)
-            elif await self._until_done(partial(self._put_unreadable_aside, taken.message.body, taken.content), stop):
-                await acknowledge([taken])
-        for tenant_id, share in by_tenant.items():
-            events = [event for taken in share for event in taken.events]
-            BATCH_EVENTS.observe(len(events))
-            if await self._until_done(partial(self._in_halves, tenant_id, events), stop):
-                await acknowledge(share)
+            else:
+                deliveries.append(Delivery([taken], []))
+        for tenant_id, messages in by_tenant.items():
+            events = [event for taken in messages for event in taken.events]
+            turns = [self._turns.give(share) for share in shares_of(tenant_id, events)]
+            deliveries.append(Delivery(messages, turns))
+        return deliveries
+
+    async def _see_through(self, batch: Sequence[Delivery], stop: asyncio.Event) -> None:
+        """Assess what the messages carry and acknowledge them; what is not acknowledged comes again."""
+        with BATCH_SECONDS.time():
+            async with asyncio.TaskGroup() as deliveries:
+                for delivery in batch:
+                    deliveries.create_task(self._deliver(delivery, stop))
+
+    async def _deliver(self, delivery: Delivery, stop: asyncio.Event) -> None:
+        """Assess the shares at the same time; what could not be read is put aside."""
+        async with asyncio.TaskGroup() as tasks:
+            shares = [tasks.create_task(self._assess(turn, stop)) for turn in delivery.turns]
+            unreadable = [
+                tasks.create_task(
+                    self._until_done(partial(self._put_unreadable_aside, taken.message.body, taken.content), stop)
+                )
+                for taken in delivery.messages
+                if isinstance(taken.content, ValidationError)
+            ]
+        if all(task.result() for task in (*shares, *unreadable)):
+            await acknowledge(delivery.messages)
+
+    async def _assess(self, turn: Turn, stop: asyncio.Event) -> bool:
+        """Assess one share when its turn has come; False when stopped before that was possible."""
+        async with self._turns.taking(turn) as share, self._transactions:
+            BATCH_EVENTS.observe(len(share.events))
+            return await self._until_done(partial(self._in_halves, share.tenant_id, share.events), stop)
 
     async def _until_done(self, work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> bool:
         """Do it, again and again while the database is away or contended; False when stopped while waiting."""
@@ -225,37 +247,6 @@ class Batches:
             await outbox.put(connection, None, [letter], self._now())
         self._committed.set()
         EVENTS_PUT_ASIDE.labels(letter.headers[REASON_CODE_HEADER]).inc()
-
-
-def read(message: AbstractIncomingMessage) -> Taken:
-    """Read a message, or note why it cannot be."""
-    try:
-        return Taken(message, read_events(message.body))
-    except ValidationError as error:
-        return Taken(message, error)
-
-
-def deliveries_before(message: AbstractIncomingMessage) -> int:
-    """Give how often a message was delivered before and not acknowledged, as a quorum queue counts it."""
-    count = message.headers.get("x-delivery-count", 0)
-    return count if isinstance(count, int) else 0
-
-
-def is_gone(message: AbstractIncomingMessage) -> bool:
-    """Tell whether the channel that brought a message is closed: asked for it, the message then raises."""
-    try:
-        return message.channel.is_closed
-    except ChannelInvalidStateError:
-        return True
-
-
-async def acknowledge(batch: Sequence[Taken]) -> None:
-    """Acknowledge messages whose effect is committed; on a connection that is gone they come again, to no effect."""
-    try:
-        for taken in batch:
-            await taken.message.ack()
-    except BROKER_UNAVAILABLE_ERRORS as error:
-        log.warning("messages could not be acknowledged and come again", messages=len(batch), reason=reason_of(error))
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

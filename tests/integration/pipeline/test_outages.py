@@ -17,8 +17,9 @@ from tallymarks.database import TRANSIENT_ERRORS, Database
 from tallymarks.events import AnyEvent
 from tallymarks.messages import read_events
 from tallymarks.service import new_id
+from tallymarks_assessor.arrivals import deliveries_before
 from tallymarks_assessor.assess import Assessed, Assessor
-from tallymarks_assessor.batches import Batches, deliveries_before
+from tallymarks_assessor.batches import Batches
 from tests.integration.pipeline.parts import (
     RecordingAssessor,
     Work,

@@ -1,0 +1,72 @@
+"""Cutting a batch into shares that are assessed at once; no customer's events overtake each other."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+from zlib import crc32
+
+from tallymarks import limits
+from tallymarks.events import AnyEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Events that are assessed in one transaction."""
+
+    tenant_id: UUID
+    part: int | None
+    """Which part of the tenant's customers they are of; None where they may be of all of them."""
+    events: Sequence[AnyEvent]
+
+    def may_share_a_customer_with(self, other: "Share") -> bool:
+        """Tell whether there may be a customer of both: they would wait for each other's account locks."""
+        return self.tenant_id == other.tenant_id and (
+            self.part is None or other.part is None or self.part == other.part
+        )
+
+
+def shares_of(tenant_id: UUID, events: Sequence[AnyEvent]) -> list[Share]:
+    """Cut a tenant's events by customer, in the order given, where there are enough to be worth two transactions."""
+    if len(events) <= limits.SHARE_EVENTS_MIN:
+        return [Share(tenant_id, None, events)]
+    parts: list[list[AnyEvent]] = [[] for _ in range(limits.SHARES_OF_TENANT)]
+    for event in events:
+        # Not by the last bits: those of one queue have them in common.
+        parts[(crc32(event.customer_id.bytes) >> 16) % len(parts)].append(event)
+    return [Share(tenant_id, part, of_part) for part, of_part in enumerate(parts) if of_part]
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """When a share may begin: after those that came before it and may have a customer in common with it."""
+
+    share: Share
+    after: Sequence["Turn"]
+    is_over: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Turns:
+    """The shares that are under way or wait, in the order in which they came."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._turns: list[Turn] = []
+
+    def give(self, share: Share) -> Turn:
+        """Give a share its turn; it must be taken, or those after it wait for ever."""
+        turn = Turn(share, [other for other in self._turns if other.share.may_share_a_customer_with(share)])
+        self._turns.append(turn)
+        return turn
+
+    @asynccontextmanager
+    async def taking(self, turn: Turn) -> AsyncIterator[Share]:
+        """Wait for the turn; on leaving it is over."""
+        try:
+            for other in turn.after:
+                await other.is_over.wait()
+            yield turn.share
+        finally:
+            self._turns.remove(turn)
+            turn.is_over.set()

@@ -1,0 +1,104 @@
+"""A batch is cut by customer, and nobody's events overtake each other."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from tallymarks import limits
+from tallymarks.events import AnyEvent
+from tallymarks_assessor.shares import Share, Turn, Turns, shares_of
+from tests.unit.builders import action
+
+TENANT, OTHER_TENANT = UUID(int=1), UUID(int=2)
+MANY = limits.SHARE_EVENTS_MIN + 1
+
+
+def events_of(customers: int, number: int) -> list[AnyEvent]:
+    """So many events, by customers in turn."""
+    return [
+        action(event_id=UUID(int=place + 1), customer_id=UUID(int=place % customers + 1)) for place in range(number)
+    ]
+
+
+class TestSharesOf:
+    def test_few_events_stay_together(self) -> None:
+        events = events_of(customers=10, number=limits.SHARE_EVENTS_MIN)
+        assert shares_of(TENANT, events) == [Share(TENANT, None, events)]
+
+    def test_many_are_cut_and_none_is_left_out(self) -> None:
+        events = events_of(customers=50, number=MANY)
+        shares = shares_of(TENANT, events)
+        assert len(shares) == limits.SHARES_OF_TENANT
+        assert sorted((event.event_id for share in shares for event in share.events), key=lambda one: one.int) == [
+            event.event_id for event in events
+        ]
+
+    def test_a_customer_is_in_one_share_only_and_in_order(self) -> None:
+        events = events_of(customers=7, number=MANY)
+        for customer_id in {event.customer_id for event in events}:
+            of_customer = [event for event in events if event.customer_id == customer_id]
+            found = [
+                [event for event in share.events if event.customer_id == customer_id]
+                for share in shares_of(TENANT, events)
+            ]
+            assert [one for one in found if one] == [of_customer]
+
+    def test_a_customer_is_in_the_same_part_of_every_batch(self) -> None:
+        first, second = (
+            {event.customer_id: share.part for share in shares_of(TENANT, events) for event in share.events}
+            for events in (events_of(customers=20, number=MANY), list(reversed(events_of(customers=20, number=MANY))))
+        )
+        assert first == second
+
+
+def share(part: int | None, tenant_id: UUID = TENANT) -> Share:
+    return Share(tenant_id, part, ())
+
+
+class TestTurns:
+    @pytest.mark.parametrize(
+        ("earlier", "later", "waits"),
+        [
+            (share(0), share(0), True),
+            (share(0), share(1), False),
+            (share(None), share(1), True),
+            (share(1), share(None), True),
+            (share(None), share(None), True),
+            (share(None), share(None, OTHER_TENANT), False),
+            (share(0), share(0, OTHER_TENANT), False),
+        ],
+    )
+    async def test_a_share_waits_for_an_earlier_one_that_may_be_of_the_same_customers(
+        self, earlier: Share, later: Share, *, waits: bool
+    ) -> None:
+        turns = Turns()
+        first, second = turns.give(earlier), turns.give(later)
+        begun = asyncio.Event()
+        async with turns.taking(first):
+            taking = asyncio.create_task(self._take(turns, second, begun))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert begun.is_set() is not waits
+        await taking
+        assert begun.is_set()
+
+    async def test_a_turn_is_over_however_it_ended(self) -> None:
+        turns = Turns()
+        first, second = turns.give(share(0)), turns.give(share(0))
+        with pytest.raises(ZeroDivisionError):
+            async with turns.taking(first):
+                raise ZeroDivisionError
+        async with asyncio.timeout(5), turns.taking(second):
+            pass
+
+    async def test_what_is_over_is_forgotten(self) -> None:
+        turns = Turns()
+        async with turns.taking(turns.give(share(0))):
+            pass
+        assert not turns.give(share(0)).after
+
+    @staticmethod
+    async def _take(turns: Turns, turn: Turn, begun: asyncio.Event) -> None:
+        async with turns.taking(turn):
+            begun.set()
