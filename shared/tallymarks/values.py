@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from pydantic import (
@@ -30,6 +30,9 @@ _RFC_3339 = re.compile(
 )
 
 
+_set = object.__setattr__
+
+
 class Model(BaseModel):
     """A frozen value; camelCase in JSON and nowhere else, unknown fields refused."""
 
@@ -43,6 +46,19 @@ class Model(BaseModel):
         # A shared definition would otherwise carry the docstring of the first model that used it.
         use_attribute_docstrings=True,
     )
+
+    @classmethod
+    def built(cls, **fields: object) -> Self:
+        """Make a value of all of its fields, which are known to be right: nothing is looked at.
+
+        As `model_construct` does, in a third of its time: that looks for the default and the aliases of each field.
+        """
+        value = cls.__new__(cls)
+        _set(value, "__dict__", fields)
+        _set(value, "__pydantic_fields_set__", set(fields))
+        _set(value, "__pydantic_extra__", None)
+        _set(value, "__pydantic_private__", None)
+        return value
 
 
 def _without_nul(value: str) -> str:

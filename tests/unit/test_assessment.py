@@ -10,6 +10,7 @@ from hypothesis import given
 from tallymarks import limits
 from tallymarks.errors import BalanceOutOfRange, TooManyEffects
 from tallymarks.events import AnyEvent, PointsEvent
+from tallymarks.messages import event_json
 from tallymarks.rules.assessment import Assessment, Situation, Step, assess, points_event_id
 from tallymarks.rules.facts import CustomerState
 from tallymarks.rules.fulfilments import GivePoints
@@ -70,6 +71,16 @@ class TestPointsEvents:
         ]
         assert [step.event.event_id for step in steps[1:]] == ids
         assert len({*ids, EVENT}) == 4
+
+    def test_it_is_what_a_read_one_would_be(self) -> None:
+        event = order(attributes=[{"key": "a", "value": "b"}], name_space="Shop")
+        _, follows = assessed(rule(1, event_type="order", fulfilments=[give(5)]), event=event).steps
+        read = PointsEvent.model_validate_json(event_json(follows.event))
+        assert (follows.event, follows.event.model_fields_set) == (
+            read,
+            read.model_fields_set | {"campaign", "reference"},
+        )
+        assert event_json(follows.event) == event_json(read)
 
     def test_it_has_all_else_of_the_event_that_it_follows_from(self) -> None:
         fields = {

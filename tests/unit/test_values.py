@@ -54,6 +54,17 @@ def refuses(form: Any, value: object) -> bool:
     return False
 
 
+class TestBuilt:
+    def test_is_the_value_that_would_be_read(self) -> None:
+        read = Attribute(key="a", name="a", value="b")
+        assert Attribute.built(key="a", name="a", value="b") == read
+        assert hash(Attribute.built(key="a", name="a", value="b")) == hash(read)
+
+    def test_is_frozen_too(self) -> None:
+        with pytest.raises(ValidationError):
+            Attribute.built(key="a", name="a", value="b").value = "c"  # type: ignore[misc]
+
+
 class TestAmount:
     @pytest.mark.parametrize(
         "text", ["999999999999.9999", "-999999999999.9999", "0.0001", "0", "19.99", "0.1", "12", "-0.0001"]

@@ -127,7 +127,7 @@ def points_event(source: EventBase, quantity: int, rule_id: UUID | None, fulfilm
 
     Its id follows from the transaction's: the same transaction is never two events.
     """
-    return PointsEvent.model_construct(
+    return PointsEvent.built(
         event_id=points_event_id(source.event_id, rule_id, fulfilment_index),
         customer_id=source.customer_id,
         name_space=source.name_space,
@@ -136,7 +136,7 @@ def points_event(source: EventBase, quantity: int, rule_id: UUID | None, fulfilm
         attributes=source.attributes,
         created_at=created_at_of(source),
         event_type="points",
-        points=PointsQuantity.model_construct(quantity=quantity),
+        points=PointsQuantity.built(quantity=quantity),
     )
 
 
