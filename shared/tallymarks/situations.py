@@ -33,6 +33,8 @@ class Situations:
     rule_uses: Mapping[UUID, RuleUses]
     first_uses: Mapping[UUID, Mapping[UseKey, int]] = field(default_factory=dict)
     """What customers had used before the batch."""
+    first_rule_uses: Mapping[UUID, RuleUses] = field(default_factory=dict)
+    """What all customers together had used before it."""
 
     def of(self, event: EventBase) -> Situation:
         """Give the situation that the event meets."""
@@ -47,6 +49,11 @@ class Situations:
             if of_one:
                 changed[customer_id] = of_one
         return changed
+
+    def changed_rule_uses(self) -> dict[UUID, RuleUses]:
+        """Give what the batch has used of rules that all customers share."""
+        before = self.first_rule_uses
+        return {rule_id: uses for rule_id, uses in self.rule_uses.items() if before.get(rule_id) != uses}
 
 
 async def load(
@@ -102,7 +109,7 @@ async def _read(
     current = await memberships.load(connection, tenant_id, customer_ids, now) if rule_set.names_segments else {}
     keys = {
         key
-        for event in events
+        for event in (events if rule_set.limited else ())
         for rule in _limited_rules(rule_set, event)
         for key in use_keys(rule, created_at_of(event))
     }
@@ -119,7 +126,7 @@ async def _read(
         )
         for account in accounts
     }
-    return Situations(customers, windows, together, uses)
+    return Situations(customers, windows, together, uses, together)
 
 
 def _event_types(event: AnyEvent) -> tuple[str, ...]:
@@ -133,9 +140,21 @@ def _limited_rules(rule_set: RuleSet, event: AnyEvent) -> Iterator[Rule]:
 
 
 def _shared_rules(rule_set: RuleSet, events: Iterable[AnyEvent]) -> list[UUID]:
-    """Name the rules with a limit on what all customers use together, in the order in which they are locked."""
+    """Name the rules that may match and have a limit on what all customers use together, in the order of their locks.
+
+    Whoever assesses events that such a rule cannot match does not wait for it. The points events that may follow from
+    an event have all its texts but those of items and payments, so they find no rule that it does not.
+    """
+    if not any(counts_together(rule) for of_type in rule_set.limited.values() for rule in of_type):
+        return []
     return sorted(
-        {rule.rule_id for event in events for rule in _limited_rules(rule_set, event) if counts_together(rule)}
+        {
+            rule.rule_id
+            for event in events
+            for event_type in _event_types(event)
+            for rule in rule_set.matching(event, event_type)
+            if counts_together(rule)
+        }
     )
 
 

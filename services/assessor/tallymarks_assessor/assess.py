@@ -100,7 +100,7 @@ class Assessor:
         customers = list(situations.customers.values())
         await ledger.write_assessed(connection, tenant_id, effects.transactions, customers, now)
         await rule_uses.write_of_customers(connection, tenant_id, situations.changed_uses())
-        await rule_uses.write_together(connection, tenant_id, situations.rule_uses)
+        await rule_uses.write_together(connection, tenant_id, situations.changed_rule_uses())
         await memberships.write(connection, self._topology, tenant_id, effects.changes, now=now, new_id=self._new_id)
         await triggers.write(connection, tenant_id, effects.triggers, now)
         await insert_explanations(connection, tenant_id, effects.explanations, now)

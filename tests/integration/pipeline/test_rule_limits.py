@@ -115,6 +115,34 @@ async def test_of_all_customers_together(
     assert (used["tenant_id"], used["rule_id"], used["uses"], used["points"]) == (tenant.tenant_id, rule_id, 47, 282)
 
 
+async def test_a_rule_that_cannot_match_is_not_waited_for(
+    api: ApiClient,
+    owner: asyncpg.Connection,
+    tenant: Tenant,
+    assessor: Assessor,
+    customer_ids: list[UUID],
+) -> None:
+    await make_rule(api, "action", give(5), limits={"total": 47}, criteria=[{"type": "nameSpace", "value": "Spring"}])
+    ids = seeded_ids(14)
+    await assessor.assess(tenant.tenant_id, [action(ids(), customer_ids[0], name_space="Spring")])
+    async with owner.transaction():
+        await owner.execute("SELECT FROM rule_uses FOR UPDATE")
+        others = [action(ids(), customer_ids[0], name_space="Summer"), action(ids(), customer_ids[1])]
+        async with asyncio.timeout(5):
+            await assessor.assess(tenant.tenant_id, others)
+
+
+async def test_what_is_used_up_is_not_written_again(
+    api: ApiClient, owner: asyncpg.Connection, tenant: Tenant, assessor: Assessor, customer_ids: list[UUID]
+) -> None:
+    await make_rule(api, "action", give(5), limits={"total": 1})
+    ids = seeded_ids(15)
+    await assessor.assess(tenant.tenant_id, [action(ids(), customer_ids[0])])
+    written_by = await owner.fetchval("SELECT xmin::text FROM rule_uses")
+    await assessor.assess(tenant.tenant_id, [action(ids(), customer_ids[1])])
+    assert await owner.fetchval("SELECT xmin::text FROM rule_uses") == written_by
+
+
 async def test_of_all_points_together(
     api: ApiClient, owner: asyncpg.Connection, tenant: Tenant, race: Race, customer_ids: list[UUID]
 ) -> None:
