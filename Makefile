@@ -54,12 +54,13 @@ test-faults: $(INSTALLED) ## everything is killed, cut off and stalled under loa
 	@$(BIN)/python -m tallymarks_local --install-only
 	@exec $(BIN)/python -m tests.faults $(if $(SEED),--seed $(SEED))
 
-lint: $(INSTALLED) ## format, lint, types, direction of imports, migrations
+lint: $(INSTALLED) ## format, lint, types, direction of imports, migrations; known vulnerabilities, where PyPI tells them
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/squawk --assume-in-transaction shared/tallymarks/migrations/*.sql
+	$(BIN)/python -m tests.audit requirements.lock requirements-dev.lock
 
 format: $(INSTALLED) ## write the format, and the lint fixes that are safe
 	$(BIN)/ruff format .
@@ -72,7 +73,8 @@ bench: $(INSTALLED) ## the benchmarks; prints ratios
 lock: ## resolve the dependencies anew into the lock files (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv (or name it: make lock UV=...)" >&2; exit 1; }
 	$(LOCK_COMMAND) --upgrade pyproject.toml -o requirements.lock
-	$(LOCK_COMMAND) --upgrade pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	@# pip, which pip-audit asks for, is the environment's own.
+	$(LOCK_COMMAND) --upgrade pyproject.toml --group dev -c requirements.lock --no-emit-package pip -o requirements-dev.lock
 
 clean: ## remove the environment, caches and reports (the data in .local stays)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis htmlcov
