@@ -1,7 +1,8 @@
 """The HTTP server of every service: aiohttp's, but a client cannot hold it up or fill its memory.
 
-aiohttp bounds single lines and their number, and waits for ever: for the rest of a head, and for a client to take its
-answer. What cannot be read is answered in the one format of errors, where the client is still there to read it.
+aiohttp bounds single lines and their number, but neither connections nor its patience: it waits for ever for the rest
+of a head, and for a client to take its answer. What cannot be read is answered in the one format of errors, where the
+client is still there to read it.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from tallymarks import limits
-from tallymarks.errors import ErrorBody, HeadTooLarge, InvalidRequest, Refusal, RequestTimeout
+from tallymarks.errors import ErrorBody, HeadTooLarge, InvalidRequest, Refusal, RequestTimeout, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +27,8 @@ class Connection(RequestHandler):
     """A connection whose client has a bounded time for each head and each answer, and a bounded head.
 
     Besides the callbacks of a protocol it looks at a few attributes of aiohttp's own: `_request_count` and `_messages`
-    (the requests whose heads are whole), `_waiter` (set while the connection waits for the next one), and `_close` and
-    `_force_close` (set when it takes no more).
+    (the requests whose heads are whole), `_waiter` (set while the connection waits for the next one), `_close` and
+    `_force_close` (set when it takes no more), and `_manager` (the server).
     """
 
     __slots__ = ("_answer_timer", "_body", "_head_bytes", "_head_timer", "_wire")
@@ -42,10 +43,19 @@ class Connection(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of a request has come that was not answered."""
+        return self._waiter is not None and not (self._messages or self._head_bytes or self._force_close)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Wait for the first head."""
-        super().connection_made(transport)
+        """Wait for the first head, where there is room for one more connection."""
         self._wire = cast(asyncio.Transport, transport)
+        if not cast(_Server, self._manager).has_room():
+            self._wire.write(_answer(Unavailable("Too many connections at once.")))
+            self._wire.close()
+            return
+        super().connection_made(transport)
         # Writing is paused, and timed, from the first byte on that the client does not take: by default that would
         # begin at 64 KiB, and a connection with less could not even be closed before its client has read.
         self._wire.set_write_buffer_limits(high=0)
@@ -119,9 +129,7 @@ class Connection(RequestHandler):
         """Close, with an answer where no other is under way."""
         self._stop_awaiting_head()
         if self._wire is not None and self._waiter is not None and not self.writing_paused:
-            body = _body_of(refusal)
-            head = f"HTTP/1.1 {refusal.status} {refusal.code}\r\nContent-Type: application/json\r\n"
-            self._wire.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+            self._wire.write(_answer(refusal))
         self.force_close()
 
     def _abort(self) -> None:
@@ -141,6 +149,14 @@ class Connection(RequestHandler):
             self._answer_timer = None
 
 
+def _answer(refusal: Refusal) -> bytes:
+    """Give a whole answer for a connection on which nothing else is answered."""
+    body = _body_of(refusal)
+    retry_after = f"Retry-After: {limits.RETRY_AFTER_SECONDS}\r\n" if isinstance(refusal, Unavailable) else ""
+    head = f"HTTP/1.1 {refusal.status} {refusal.code}\r\nContent-Type: application/json\r\n{retry_after}"
+    return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
 def _body_of(refusal: Refusal) -> bytes:
     return ErrorBody.of(refusal).model_dump_json().encode()
 
@@ -148,6 +164,15 @@ def _body_of(refusal: Refusal) -> bytes:
 class _Server(web.Server):
     def __call__(self) -> RequestHandler:
         return Connection(self, loop=self._loop, **self._kwargs)
+
+    def has_room(self) -> bool:
+        """Tell whether one more connection may be open; the first that lies idle is closed where it must."""
+        if len(self._connections) < limits.CONNECTIONS_MAX:
+            return True
+        idle = next((one for one in self._connections if cast(Connection, one).is_idle), None)
+        if idle is not None:
+            idle.force_close()
+        return idle is not None
 
 
 class BoundedRunner(web.AppRunner):

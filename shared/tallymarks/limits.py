@@ -137,7 +137,11 @@ DELIVERIES_SUSPECT = 3
 SUSPECTS_GATHER_SECONDS = 0.05
 """How long more of them are waited for, to choose one of."""
 
-# What one api process takes on at a time; beyond it, requests are refused (503) before they take memory.
+# What one process takes on at a time; beyond it, clients are refused (503) before they take memory.
+CONNECTIONS_MAX = 2_000
+"""Open ones: twice the requests under way, since most lie idle. A new one takes the place of one that does."""
+OTHER_FILES_MAX = 256
+"""Files that a process opens besides: connections to the database and the broker, those it listens on, its log."""
 REQUESTS_AT_ONCE_MAX = 1_000
 BODY_BYTES_AT_ONCE_MAX = 64 * 1024 * 1024
 """Of the bodies of all requests under way together."""

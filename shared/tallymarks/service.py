@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -39,6 +40,7 @@ def run_service(name: str, serve: Serve) -> None:
         fail("TALLYMARKS_AMQP_URL is not set")
     configure_logging(name, settings.log_format)
     collect_garbage_seldom()
+    allow_open_files(limits.CONNECTIONS_MAX + limits.OTHER_FILES_MAX)
     try:
         uvloop.run(_until_stopped(serve, settings))
     except Exception:
@@ -56,6 +58,16 @@ def collect_garbage_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(limits.GARBAGE_ALLOCATIONS)
+
+
+def allow_open_files(count: int) -> None:
+    """Let the process open so many files, where it may: unless asked, many systems stop at 1,024."""
+    allowed, at_most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if at_most == resource.RLIM_INFINITY else min(count, at_most)
+    if wanted < count:
+        log.warning("the system allows fewer open files than there may be connections", allowed=wanted, needed=count)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, at_most))
 
 
 def load_settings() -> Settings:

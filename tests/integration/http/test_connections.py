@@ -9,12 +9,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from aiohttp import web
 
 from tallymarks import limits
-from tallymarks.http import BoundedRunner
+from tallymarks.http import BoundedRunner, Connection
 from tests.parts import PATIENCE_SECONDS, until
 
 SHORT_SECONDS = 0.05
@@ -43,8 +44,16 @@ class Served:
     async def is_held(self) -> bool:
         return self.held == 1
 
+    @property
+    def connections(self) -> list[Connection]:
+        assert self.runner.server is not None
+        return cast(list[Connection], self.runner.server.connections)
+
     async def has_no_connection(self) -> bool:
-        return self.runner.server is not None and not self.runner.server.connections
+        return not self.connections
+
+    async def has_an_idle_connection(self) -> bool:
+        return any(one.is_idle for one in self.connections)
 
 
 @pytest.fixture
@@ -126,9 +135,10 @@ class Client:
         self.first = b""
         await until(is_answered)
 
-    async def refused(self, status: int, code: str, *, begun: bytes = b"") -> None:
+    async def refused(self, status: int, code: str, *, begun: bytes = b"", also: bytes = b"") -> None:
         """Read a refusal in the one format of errors, after which the connection is closed."""
         head, body = (begun + await self.rest()).split(b"\r\n\r\n")
+        assert also in head
         assert head.startswith(b"HTTP/1.1 %d " % status) or head.startswith(b"HTTP/1.0 %d " % status), head
         assert b"content-type: application/json" in head.lower()
         read = json.loads(body)
@@ -300,6 +310,67 @@ class TestIdle:
             served.release.set()
 
 
+class TestTooMany:
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(limits, "CONNECTIONS_MAX", 2)
+        for name in ("KEEP_ALIVE", "HEAD"):  # what closes a connection here is that there are too many
+            monkeypatch.setattr(limits, f"{name}_TIMEOUT_SECONDS", 2 * PATIENCE_SECONDS)
+
+    async def test_one_more_connection_takes_the_place_of_the_one_that_lies_idle(self, served: Served) -> None:
+        async with connected(served) as busy, connected(served) as idle:
+            busy.writer.write(GET_HELD)
+            await until(served.is_held)
+            idle.writer.write(GET)
+            assert await idle.answer() == (200, b"short")
+            await until(served.has_an_idle_connection)
+            async with connected(served) as more:
+                more.writer.write(GET)
+                assert await more.answer() == (200, b"short")
+                assert await idle.rest() == b""
+            served.release.set()
+            assert await busy.answer() == (200, b"held")
+
+    async def test_where_none_lies_idle_it_is_refused_and_those_that_are_open_go_on(self, served: Served) -> None:
+        async with connected(served) as busy, connected(served) as writing:
+            busy.writer.write(GET_HELD)
+            await until(served.is_held)
+            writing.writer.write(HALF_A_HEAD)
+
+            async def has_begun() -> bool:
+                return any(one._head_bytes for one in served.connections)
+
+            await until(has_begun)
+            for _ in range(5):
+                async with connected(served) as more:
+                    await more.refused(503, "Unavailable", also=b"Retry-After: 2")
+            served.release.set()
+            assert await busy.answer() == (200, b"held")
+            writing.writer.write(b"\r\n\r\n")
+            assert await writing.answer() == (200, b"short")
+            async with connected(served) as more:
+                more.writer.write(GET)
+                assert await more.answer() == (200, b"short")
+
+    async def test_a_request_whose_client_has_gone_keeps_its_place_until_it_is_over(self, served: Served) -> None:
+        for _ in range(2):
+            async with connected(served) as gone:
+                held = served.held
+                gone.writer.write(GET_HELD)
+
+                async def is_held_too(before: int = held) -> bool:
+                    return served.held == before + 1
+
+                await until(is_held_too)
+        async with connected(served) as more:
+            await more.refused(503, "Unavailable")
+        served.release.set()
+        await until(served.has_no_connection)
+        async with connected(served) as more:
+            more.writer.write(GET)
+            assert await more.answer() == (200, b"short")
+
+
 class TestGarbage:
     @pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01\x00", b"\x00" * 100 + b"\r\n\r\n", b"GET\r\n\r\n"])
     async def test_what_is_not_http_is_refused(
@@ -353,7 +424,7 @@ class TestSlowReader:
                 other.writer.write(b"GET /large HTTP/1.1\r\nHost: api\r\n\r\n")
 
                 async def is_alone() -> bool:
-                    return served.runner.server is not None and len(served.runner.server.connections) == 1
+                    return len(served.connections) == 1
 
                 await other.reader.readexactly(1)
                 await until(is_alone)
