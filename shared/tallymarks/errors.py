@@ -245,9 +245,9 @@ class BodyTooLarge(Refusal):
 
 
 class UnsupportedMediaType(Refusal):
-    """A body that does not say it is JSON."""
+    """A body that does not say it is JSON, or is compressed."""
 
-    code, status, message = "UnsupportedMediaType", 415, "The body must be application/json."
+    code, status, message = "UnsupportedMediaType", 415, "The body must be application/json, and not compressed."
 
 
 class RequestTimeout(Refusal):

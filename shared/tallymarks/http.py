@@ -190,6 +190,8 @@ class BoundedRunner(web.AppRunner):
             max_field_size=limits.HEAD_LINE_BYTES_MAX,
             max_headers=limits.HEADERS_MAX,
             read_bufsize=limits.READ_BUFFER_BYTES,
+            # A thousand times as much as was sent would be unpacked, also for who is refused.
+            auto_decompress=False,
         )
 
     async def _make_server(self) -> web.Server:

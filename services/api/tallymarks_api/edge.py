@@ -208,6 +208,8 @@ async def _read(endpoint: AnyEndpoint, request: web.Request, hold: Callable[[int
         return None
     if request.content_type != "application/json":
         raise UnsupportedMediaType.of("content-type", request.headers.get("content-type"))
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise UnsupportedMediaType.of("content-encoding", encoding)
     if (request.content_length or 0) > endpoint.body_bytes_max:
         raise BodyTooLarge(f"The body may have {endpoint.body_bytes_max} bytes.")
     pieces: list[bytes] = []
