@@ -8,6 +8,8 @@ PYTEST_ARGS ?=
 UV ?= uv
 # Of the plan of `make test-faults`; empty: another one each time.
 SEED ?=
+# Names of benchmarks, such as: make bench ONLY="evaluation pipeline"; empty: all.
+ONLY ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -66,9 +68,8 @@ format: $(INSTALLED) ## write the format, and the lint fixes that are safe
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-bench: $(INSTALLED) ## the benchmarks; prints ratios
-	$(BIN)/python -m tests.benchmarks.evaluation
-	$(BIN)/python -m tests.benchmarks.pipeline
+bench: $(INSTALLED) ## the benchmarks, and one table of ratios; ONLY="pipeline" runs some
+	@exec $(BIN)/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY))
 
 lock: ## resolve the dependencies anew into the lock files (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv (or name it: make lock UV=...)" >&2; exit 1; }

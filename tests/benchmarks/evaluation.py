@@ -3,13 +3,10 @@
 Pure evaluation in one process, no servers; README.md beside this file says how it is measured.
 """
 
-import argparse
-import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 from tallymarks.events import Order, OrderEvent, OrderItem
@@ -17,6 +14,8 @@ from tallymarks.rules.assessment import Situation, assess
 from tallymarks.rules.facts import CustomerState
 from tallymarks.rules.rule import Rule
 from tallymarks.rules.rule_set import RuleSet
+from tests.benchmarks.frame import Plan, Report, Row, in_turn
+from tests.benchmarks.ground import Ground
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TENANT_ID, CUSTOMER_ID, EVENT_ID = (UUID(int=number, version=4) for number in (1, 2, 3))
@@ -24,26 +23,32 @@ MATCHING = 10
 BELOW = {"type": "orderTotal", "operator": "moreThan", "value": "1000"}
 
 
-def main() -> int:
-    """Run the benchmark; gives the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.evaluation",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--rules", type=int, default=1_000, help="active rules of the event's type")
-    parser.add_argument("--events", type=int, default=2_000, help="events of a round")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each, in turn")
-    options = parser.parse_args()
-    many, few = rule_set(options.rules), rule_set(MATCHING)
+EVENTS = 2_000
+RULES = 1_000
+
+
+async def measure(_: Ground, plan: Plan) -> Report:
+    """Measure an event against many rules and against few."""
+    events = plan.of(EVENTS)
+    many, few = rule_set(RULES), rule_set(MATCHING)
     if [len(list(one.matching(order(), "order"))) for one in (many, few)] != [MATCHING, MATCHING]:
         raise RuntimeError("not ten rules were found")
-    of_many, of_few = [], []
-    for _ in range(options.rounds):
-        of_many.append(seconds(lambda: evaluate(many, options.events)) / options.events * 1e6)
-        of_few.append(seconds(lambda: evaluate(few, options.events)) / options.events * 1e6)
-    print(table(options.rules, of_many, of_few))
-    return 0
+    of_many, of_few = await in_turn(
+        plan,
+        "µs/event",
+        {
+            f"evaluation, {RULES:,} rules": partial(microseconds, many, events),
+            f"evaluation, {MATCHING} rules": partial(microseconds, few, events),
+        },
+    )
+    return Report([Row(f"evaluated beside {RULES:,} rules", of_many, of_few, at_most=3)])
+
+
+async def microseconds(rules: RuleSet, events: int) -> float:
+    """Give what assessing an event takes, nothing else going on."""
+    started = time.perf_counter()
+    evaluate(rules, events)
+    return (time.perf_counter() - started) / events * 1e6
 
 
 def rule_set(number: int) -> RuleSet:
@@ -90,28 +95,3 @@ def evaluate(rules: RuleSet, events: int) -> None:
     event, situation = order(), Situation(CustomerState(CUSTOMER_ID, NOW, 0, {}), {}, {})
     for _ in range(events):
         assess(event, situation, rules, NOW)
-
-
-def seconds(work: Callable[[], None]) -> float:
-    """How long it takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def table(rules: int, of_many: Sequence[float], of_few: Sequence[float]) -> str:
-    """The medians, and their ratio."""
-    many, few = statistics.median(of_many), statistics.median(of_few)
-    return "\n".join(
-        (
-            f"{'evaluation, µs/event':<28}{'median':>10}",
-            f"{f'{rules:,} rules':<28}{many:>10,.1f}",
-            f"{f'{MATCHING} rules':<28}{few:>10,.1f}",
-            f"{'ratio':<28}{many / few:>10.2f}",
-            "",
-        )
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,68 @@
+"""`make bench`: every benchmark that takes minutes at most, and one table.
+
+README.md beside this file says how each is measured.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Mapping
+
+from tests.benchmarks import evaluation, pipeline
+from tests.benchmarks.frame import Benchmark, Plan, Report, circumstances_of, say, table
+from tests.benchmarks.ground import Ground
+from tests.servers import ServersOfRun
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "evaluation": evaluation.measure,
+    "pipeline": pipeline.measure,
+}
+"""By the names that --only takes, in the order in which they run."""
+
+
+def main() -> int:
+    """Run the benchmarks; gives the exit code, which does not depend on how fast anything was."""
+    names, plan = read_options()
+    servers = ServersOfRun.open()
+    try:
+        asyncio.run(run(names, plan, servers))
+    except TimeoutError:
+        print("a round did not end in time", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        servers.stop()
+    return 0
+
+
+def read_options() -> tuple[list[str], Plan]:
+    """Read the command line: which benchmarks, and how much of them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--rounds", type=int, default=Plan.rounds, help="rounds of each, in turn")
+    parser.add_argument("--scale", type=float, default=Plan.scale, help="what sizes are multiplied by")
+    given = parser.parse_args()
+    if given.rounds <= 0 or given.scale <= 0:
+        parser.error("numbers must be positive")
+    return [name for name in BENCHMARKS if name in (given.only or BENCHMARKS)], Plan(given.rounds, given.scale)
+
+
+async def run(names: list[str], plan: Plan, servers: ServersOfRun) -> None:
+    """Run benchmark after benchmark, and print the table of all."""
+    say("starting PostgreSQL and RabbitMQ")
+    ground = await Ground.of(servers)
+    reports: list[Report] = []
+    for name in names:
+        say(name)
+        reports.append(await BENCHMARKS[name](ground, plan))
+    print(table(reports))
+    print(f"\n{await circumstances_of(ground)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
