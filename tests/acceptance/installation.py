@@ -45,20 +45,22 @@ class Ran:
 
 
 class ServiceProcess:
-    """One service as a process; its log goes to a file."""
+    """One service as a process; its log goes to a file, and what cProfile sees of it to another where asked for."""
 
-    def __init__(self, name: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, environment: dict[str, str], log: Path, profile: Path | None = None) -> None:
         self.name = name
         self.log = log
         self.port = int(environment["TALLYMARKS_PORT"])
         self.url = f"http://127.0.0.1:{self.port}"
         self._environment = environment
+        self._command: list[str | Path] = [] if profile is None else [sys.executable, "-m", "cProfile", "-o", profile]
+        self._command.append(PROGRAMS / f"tallymarks-{name}")
         self._process = self._run()
 
     def _run(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [PROGRAMS / f"tallymarks-{self.name}"],
+                self._command,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -147,11 +149,14 @@ class Installation:
                 environment[f"TALLYMARKS_{name}"] = value
         return environment
 
-    def start(self, name: str, **settings: str | None) -> ServiceProcess:
-        """Start a service, with other settings where given (`AMQP_URL=...`; None: not set); it is not ready yet."""
+    def start(self, name: str, profile: Path | None = None, /, **settings: str | None) -> ServiceProcess:
+        """Start a service, with other settings where given (`AMQP_URL=...`; None: not set); it is not ready yet.
+
+        With `profile` it runs under cProfile, which writes there where the time went when the service has stopped.
+        """
         settings = {"PORT": str(free_ports(1)[0]), **settings}
         log = self._logs / f"{name}.{len(self.services)}.log"
-        service = ServiceProcess(name, self.environment(**settings), log)
+        service = ServiceProcess(name, self.environment(**settings), log, profile)
         self.services.append(service)
         return service
 

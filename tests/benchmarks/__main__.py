@@ -8,7 +8,7 @@ import asyncio
 import sys
 from collections.abc import Mapping
 
-from tests.benchmarks import evaluation, pipeline
+from tests.benchmarks import assessor, evaluation, pipeline
 from tests.benchmarks.frame import Benchmark, Plan, Report, circumstances_of, say, table
 from tests.benchmarks.ground import Ground
 from tests.servers import ServersOfRun
@@ -16,6 +16,9 @@ from tests.servers import ServersOfRun
 BENCHMARKS: Mapping[str, Benchmark] = {
     "evaluation": evaluation.measure,
     "pipeline": pipeline.measure,
+    "assessor": assessor.measure,
+    "hot-customer": assessor.measure_hot_customer,
+    "tenants": assessor.measure_tenants,
 }
 """By the names that --only takes, in the order in which they run."""
 
@@ -46,10 +49,13 @@ def read_options() -> tuple[list[str], Plan]:
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--rounds", type=int, default=Plan.rounds, help="rounds of each, in turn")
     parser.add_argument("--scale", type=float, default=Plan.scale, help="what sizes are multiplied by")
+    parser.add_argument("--profile", action="store_true", help="tell where the services' time went, in a round more")
     given = parser.parse_args()
     if given.rounds <= 0 or given.scale <= 0:
         parser.error("numbers must be positive")
-    return [name for name in BENCHMARKS if name in (given.only or BENCHMARKS)], Plan(given.rounds, given.scale)
+    return [name for name in BENCHMARKS if name in (given.only or BENCHMARKS)], Plan(
+        given.rounds, given.scale, given.profile
+    )
 
 
 async def run(names: list[str], plan: Plan, servers: ServersOfRun) -> None:

@@ -28,7 +28,7 @@ class Plan:
     scale: float = 1.0
     """What the sizes that README.md tells are multiplied by: less than 1 is a trial, whose figures say little."""
     profile: bool = False
-    """Whether services tell at the end where their time went; their figures are then no figures."""
+    """Whether services tell where their time went, in a round more, which is not counted."""
 
     def of(self, size: int) -> int:
         """Give a size of this plan, at least 1."""

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import aio_pika
 import aiohttp
+import asyncpg
 
 from tallymarks.broker import Topology
 from tests.acceptance.installation import Installation
@@ -77,6 +78,16 @@ class Ground:
 def new_topology(partitions: int = 1) -> Topology:
     """Name queues that nobody else has."""
     return Topology(f"bench-{uuid4().hex[:12]}", partitions)
+
+
+async def settle(database_url: str) -> None:
+    """Have PostgreSQL look at its tables and write what is waiting, so that no measurement pays for another."""
+    database = await asyncpg.connect(database_url)
+    try:
+        await database.execute("ANALYZE")
+        await database.execute("CHECKPOINT")
+    finally:
+        await database.close()
 
 
 async def delete_queues(amqp_url: str, topology: Topology) -> None:

@@ -16,7 +16,7 @@ from tallymarks.service import utc_now
 from tallymarks.sql import customers as customers_sql
 from tallymarks.sql import tenancy
 from tallymarks_local.postgres import find_binaries
-from tests.benchmarks.ground import Ground
+from tests.benchmarks.ground import Ground, settle
 from tests.benchmarks.load import Orders
 
 CLIENTS = 8
@@ -50,7 +50,7 @@ class Pgbench:
 
     async def measure(self, events: int) -> float:
         """Run so many transactions; gives the events a second that pgbench says, without the time to connect."""
-        await checkpoint(self._database_url)
+        await settle(self._database_url)
         variables = {"tenant": self._tenant_id, "customers": self._customer_count, "body": _body()}
         process = await asyncio.create_subprocess_exec(
             find_binaries() / "pgbench",
@@ -75,15 +75,6 @@ class Pgbench:
         if process.returncode or found is None:
             raise RuntimeError(f"pgbench failed: {(output + errors).decode()}")
         return float(found[1])
-
-
-async def checkpoint(database_url: str) -> None:
-    """Have PostgreSQL write what is waiting, so that no measurement pays for another."""
-    database = await asyncpg.connect(database_url)
-    try:
-        await database.execute("CHECKPOINT")
-    finally:
-        await database.close()
 
 
 def _body() -> str:

@@ -18,7 +18,7 @@ import psutil
 from tallymarks.limits import BATCH_EVENTS_MAX
 from tests.acceptance.installation import Stack, start_stack
 from tests.benchmarks.frame import Figures, Plan, Report, Row, in_turn, say
-from tests.benchmarks.ground import Ground, new_topology
+from tests.benchmarks.ground import Ground, new_topology, settle
 from tests.benchmarks.load import Orders, bodies
 from tests.benchmarks.pgbench import CLIENTS, Pgbench
 from tests.benchmarks.rules import ONE, Rule, mixed
@@ -69,9 +69,15 @@ class Pipeline:
     """One process of each service, one tenant with its rules, and its events."""
 
     def __init__(
-        self, stack: Stack, session: aiohttp.ClientSession, database: asyncpg.Connection, rules: Sequence[Rule]
+        self,
+        stack: Stack,
+        session: aiohttp.ClientSession,
+        database_url: str,
+        database: asyncpg.Connection,
+        rules: Sequence[Rule],
     ) -> None:
         self._rules = rules
+        self._database_url = database_url
         self._points_rule_id: UUID | None = None
         self._stack = stack
         self._session = session
@@ -92,7 +98,7 @@ class Pipeline:
     async def measure(self, events: int) -> float:
         """Post a round's events, and wait until they are assessed; gives the events a second."""
         requests = bodies(self._orders.of_any(events), BATCH_EVENTS_MAX)
-        await self._database.execute("CHECKPOINT")
+        await settle(self._database_url)
         before = self._cpu_seconds()
         seconds = await self._post_until_assessed(requests)
         for name, after in self._cpu_seconds().items():
@@ -150,6 +156,6 @@ async def pipeline_on(ground: Ground, rules: Sequence[Rule], *, explained: bool)
         stack = await start_stack(installation, await installation.create_tenant("Benchmark"))
         database = await asyncpg.connect(database_url)
         exit_stack.push_async_callback(database.close)
-        pipeline = Pipeline(stack, session, database, rules)
+        pipeline = Pipeline(stack, session, database_url, database, rules)
         await pipeline.prepare()
         yield pipeline

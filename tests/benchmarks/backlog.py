@@ -1,0 +1,191 @@
+"""Queues that are filled while no assessor runs, and emptied by one: what an assessor does when it never waits."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from uuid import UUID
+
+import asyncpg
+
+from tallymarks import ledger, tenants
+from tallymarks.database import Database
+from tallymarks.limits import BATCH_EVENTS_MAX
+from tallymarks.service import new_id, utc_now
+from tallymarks.values import format_instant
+from tests.acceptance.installation import API, ASSESSOR, Installation, ServiceProcess
+from tests.benchmarks.ground import Ground, new_topology, settle
+from tests.benchmarks.load import Orders, bodies
+from tests.benchmarks.profiles import top_ten
+from tests.benchmarks.rules import ONE
+from tests.parts import ApiClient
+
+WARM_UP = 5
+"""One part in so many of a round's events comes before what is measured: it meets cold caches."""
+POLL_SECONDS = 0.25
+"""How often the assessor is asked whether all are assessed; the rate does not depend on it."""
+OK = 200
+
+BATCHES = """
+-- When each batch was begun, and how many orders it had. $2 is the instant of a round's events.
+SELECT recorded_at, count(*) AS orders
+FROM events
+WHERE tenant_id = ANY($1) AND created_at = $2 AND event_type = 'order'
+GROUP BY recorded_at
+ORDER BY recorded_at
+"""
+WRITTEN = """
+SELECT count(*) AS transactions, count(DISTINCT event_id) AS events, coalesce(sum(amount), 0)::bigint AS points
+FROM transactions
+WHERE tenant_id = ANY($1) AND created_at = $2
+"""
+BALANCES = "SELECT coalesce(sum(balance), 0)::bigint FROM accounts WHERE tenant_id = ANY($1)"
+
+
+@dataclass(frozen=True)
+class OfTenant:
+    """A tenant with a rule, and who orders there."""
+
+    tenant_id: UUID
+    client: ApiClient
+    rule_id: UUID
+    orders: Orders
+
+
+class Backlog:
+    """Tenants, and an api that fills the queue with their orders; an assessor runs only while it is measured."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        database: Database,
+        owner: asyncpg.Connection,
+        database_url: str,
+        of_tenants: Sequence[OfTenant],
+        request_size: int,
+    ) -> None:
+        self._installation = installation
+        self._database = database
+        self._request_size = request_size
+        self._random = Random(1)
+        self.of_tenants = of_tenants
+        self.database_url = database_url
+        self.owner = owner
+        """A superuser's connection, which sees the rows of all tenants."""
+        self.round_at = utc_now().replace(microsecond=0)
+        """The instant of the last round's events, which no other events have."""
+        self.profile: str | None = None
+        """Where the time went, of the last round that was profiled."""
+
+    @classmethod
+    @asynccontextmanager
+    async def on(
+        cls,
+        ground: Ground,
+        *,
+        customers: int,
+        tenant_count: int = 1,
+        request_size: int = BATCH_EVENTS_MAX,
+        explained: bool = False,
+    ) -> AsyncIterator["Backlog"]:
+        """Make a database, tenants with so many customers each, and their rules; all is taken away at the end."""
+        async with AsyncExitStack() as exit_stack:
+            database_url = await exit_stack.enter_async_context(ground.database())
+            installation = await exit_stack.enter_async_context(
+                ground.installation(database_url, new_topology(), EXPLANATIONS=str(explained))
+            )
+            database = Database(database_url, pool_size=2, application_name="benchmark")
+            await database.open()
+            exit_stack.push_async_callback(database.close)
+            owner = await asyncpg.connect(database_url)
+            exit_stack.push_async_callback(owner.close)
+            api = installation.start(API)
+            await api.ready("broker", "database")
+            of_tenants = [
+                await _made_tenant(installation, database, api, Orders(customers, seed=number))
+                for number in range(1, tenant_count + 1)
+            ]
+            yield cls(installation, database, owner, database_url, of_tenants, request_size)
+
+    @property
+    def tenant_ids(self) -> list[UUID]:
+        """The tenants."""
+        return [tenant.tenant_id for tenant in self.of_tenants]
+
+    async def measure(self, events: int, *, profiled: bool = False) -> float:
+        """Fill the queue with orders, let an assessor empty it; gives the events a second that it assessed.
+
+        Raises:
+            RuntimeError: the ledger does not hold each event once.
+        """
+        self.round_at += timedelta(seconds=1)
+        balances = await self.owner.fetchval(BALANCES, self.tenant_ids)
+        count, points = await self._fill(events)
+        await settle(self.database_url)
+        with tempfile.TemporaryDirectory(prefix="tallymarks-bench-") as directory:
+            profile = Path(directory) / "profile" if profiled else None
+            assessor = self._installation.start(ASSESSOR, profile)
+            await assessor.ready()
+            while await assessor.metric("tallymarks_events_assessed") < count:
+                await asyncio.sleep(POLL_SECONDS)
+            await assessor.stop()
+            self.profile = None if profile is None else top_ten(ASSESSOR, profile)
+        written = await self.owner.fetchrow(WRITTEN, self.tenant_ids, self.round_at)
+        assert written is not None
+        moved = await self.owner.fetchval(BALANCES, self.tenant_ids) - balances
+        if (*written, moved) != (count, count, points, points):
+            raise RuntimeError(f"{count} events of {points} points were posted; written: {written}, moved: {moved}")
+        return rate_of(await self.owner.fetch(BATCHES, self.tenant_ids, self.round_at), count)
+
+    async def _fill(self, events: int) -> tuple[int, int]:
+        """Post the orders of a round, a request after the other; gives how many they are, and their points."""
+        made = points = 0
+        while made < events:
+            one = self._random.choice(self.of_tenants)
+            before = one.orders.points
+            orders = one.orders.of_any(min(self._request_size, events - made))
+            for order in orders:
+                order["createdAt"] = format_instant(self.round_at)
+            customer_ids = {UUID(str(order["customerId"])) for order in orders}
+            async with self._database.transaction(one.tenant_id) as connection:
+                await ledger.create_missing_customers(connection, one.tenant_id, customer_ids, utc_now())
+            (body,) = bodies(orders, len(orders))
+            answered = await one.client.call("POST", "/api/v1/events", raw=body)
+            if answered.status != OK or {result["status"] for result in answered.body["results"]} != {OK}:
+                raise RuntimeError(f"the orders were refused: {answered.body}")
+            made += len(orders)
+            points += one.orders.points - before
+        return made, points
+
+
+async def _made_tenant(installation: Installation, database: Database, api: ServiceProcess, orders: Orders) -> OfTenant:
+    key = await tenants.create_tenant(database, "Benchmark", now=utc_now(), new_id=new_id)
+    client = installation.client(api, key)
+    answered = await client.post("/api/v1/admin/rules", ONE[0])
+    if answered.status != OK:
+        raise RuntimeError(f"the rule was refused: {answered.body}")
+    return OfTenant(key.tenant_id, client, UUID(answered.body["ruleId"]), orders)
+
+
+def rate_of(batches: Sequence[asyncpg.Record], count: int) -> float:
+    """Give the events a second from when the first batch after the warming up was begun until when the last one was.
+
+    A batch's rows tell the instant at which it was begun, so nothing has to watch; the last one's own events, of which
+    no end is known, are left out.
+
+    Raises:
+        RuntimeError: there are too few batches to tell.
+    """
+    seen = first = 0
+    while seen < count / WARM_UP and first < len(batches) - 2:
+        seen += batches[first]["orders"]
+        first += 1
+    measured = batches[first:-1]
+    if not measured:
+        raise RuntimeError(f"{count} events are too few to tell a rate: {len(batches)} batches")
+    seconds = (batches[-1]["recorded_at"] - batches[first]["recorded_at"]).total_seconds()
+    return float(sum(batch["orders"] for batch in measured) / seconds)

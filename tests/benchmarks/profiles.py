@@ -1,0 +1,34 @@
+"""Where a service's time went, as cProfile saw it."""
+
+import pstats
+from pathlib import Path
+from typing import Any, cast
+
+from tests.benchmarks.frame import aligned
+
+Place = tuple[str, int, str]
+FUNCTIONS = 10
+PACKAGES = "site-packages/"
+
+
+def top_ten(name: str, path: Path) -> str:
+    """Give the functions that took most of a process's time in themselves, without those that they called.
+
+    Waiting counts as time of the event loop, which is C to the profiler; so does all that the loop does in C.
+    """
+    found: dict[Place, tuple[int, int, float, float, object]] = cast("Any", pstats.Stats(str(path))).stats
+    total = sum(own for _, _, own, _, _ in found.values())
+    most = sorted(found.items(), key=lambda item: -item[1][2])[:FUNCTIONS]
+    rows = [
+        (f"{own / total:.1%}", f"{own:.2f} s", f"{calls:,}", _shown(place)) for place, (_, calls, own, _, _) in most
+    ]
+    head = (f"{name}, where {total:.1f} s went", "", "calls", "function")
+    return "\n".join(aligned([head, *rows], right=(0, 1, 2)))
+
+
+def _shown(place: Place) -> str:
+    file, line, function = place
+    if file == "~":
+        return function
+    parts = file.rpartition(PACKAGES)[2] if PACKAGES in file else "/".join(Path(file).parts[-2:])
+    return f"{parts}:{line} {function}"
