@@ -8,8 +8,8 @@ PYTEST_ARGS ?=
 UV ?= uv
 # Of the plan of `make test-faults`; empty: another one each time.
 SEED ?=
-# Names of benchmarks, such as: make bench ONLY="evaluation pipeline"; empty: all.
-ONLY ?=
+# Extra words for the benchmarks, such as: make bench BENCH_ARGS="--only assessor --profile"
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,10 +19,10 @@ LOCK_COMMAND = $(UV) pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-unit test-faults lint format bench lock clean
+.PHONY: help install run test test-unit test-faults lint format bench bench-growth bench-memory lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make the virtual environment and install the pinned dependencies
 
@@ -68,8 +68,14 @@ format: $(INSTALLED) ## write the format, and the lint fixes that are safe
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix-only .
 
-bench: $(INSTALLED) ## the benchmarks, and one table of ratios; ONLY="pipeline" runs some
-	@exec $(BIN)/python -m tests.benchmarks $(if $(ONLY),--only $(ONLY))
+bench: $(INSTALLED) ## the benchmarks, and one table of ratios, in some minutes; BENCH_ARGS="--only assessor"
+	@exec $(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+bench-growth: $(INSTALLED) ## the same beside 10,000,000 stored events: up to 30 GB, up to 30 minutes
+	@exec $(BIN)/python -m tests.benchmarks.growth $(BENCH_ARGS)
+
+bench-memory: $(INSTALLED) ## the memory of an api and an assessor that are busy for 5 minutes
+	@exec $(BIN)/python -m tests.benchmarks.memory $(BENCH_ARGS)
 
 lock: ## resolve the dependencies anew into the lock files (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv (or name it: make lock UV=...)" >&2; exit 1; }

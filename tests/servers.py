@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,18 +42,22 @@ MAX_CONNECTIONS = "400"
 
 
 class ServersOfRun:
-    """The servers of one test run, by the directory that its processes share."""
+    """The servers of one test run, by the directory that its processes share.
 
-    def __init__(self, directory: Path) -> None:
+    A PostgreSQL that the run starts itself has its settings (as in postgresql.conf), besides room for many connections.
+    """
+
+    def __init__(self, directory: Path, postgres_settings: Mapping[str, str] | None = None) -> None:
         self.directory = directory
+        self._postgres_settings = {"max_connections": MAX_CONNECTIONS, **(postgres_settings or {})}
         self._started: list[LocalServer] = []
 
     @classmethod
-    def open(cls) -> "ServersOfRun":
+    def open(cls, postgres_settings: Mapping[str, str] | None = None) -> "ServersOfRun":
         """The run of this process: made by the controller, whose environment the workers inherit."""
         if RUN_DIRECTORY_VARIABLE not in os.environ:
             os.environ[RUN_DIRECTORY_VARIABLE] = tempfile.mkdtemp(prefix="tallymarks-test-")
-        return cls(Path(os.environ[RUN_DIRECTORY_VARIABLE]))
+        return cls(Path(os.environ[RUN_DIRECTORY_VARIABLE]), postgres_settings)
 
     def postgres_url(self) -> str:
         """A superuser's address of the run's PostgreSQL; starts it where it does not run yet."""
@@ -87,10 +91,11 @@ class ServersOfRun:
         if has_container_engine():
             from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - slow, seldom needed
 
-            container = PostgresContainer(POSTGRES_IMAGE, command=f"postgres -c max_connections={MAX_CONNECTIONS}")
+            settings = " ".join(f"-c {name}={value}" for name, value in self._postgres_settings.items())
+            container = PostgresContainer(POSTGRES_IMAGE, command=f"postgres {settings}")
             self._start_container("postgres", container)
             return str(container.get_connection_url(driver=None))
-        server = PostgresServer(self.directory / "postgres", {"max_connections": MAX_CONNECTIONS})
+        server = PostgresServer(self.directory / "postgres", self._postgres_settings)
         self._started.append(server)
         server.start()
         wait_until_ready(server)

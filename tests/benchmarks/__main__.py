@@ -4,14 +4,12 @@ README.md beside this file says how each is measured.
 """
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Mapping
 
-from tests.benchmarks import assessor, evaluation, pipeline
-from tests.benchmarks.frame import Benchmark, Plan, Report, circumstances_of, say, table
+from tests.benchmarks import assessor, evaluation, pipeline, program
+from tests.benchmarks.frame import Benchmark, Plan, Report, say
 from tests.benchmarks.ground import Ground
-from tests.servers import ServersOfRun
 
 BENCHMARKS: Mapping[str, Benchmark] = {
     "evaluation": evaluation.measure,
@@ -26,17 +24,15 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 def main() -> int:
     """Run the benchmarks; gives the exit code, which does not depend on how fast anything was."""
     names, plan = read_options()
-    servers = ServersOfRun.open()
-    try:
-        asyncio.run(run(names, plan, servers))
-    except TimeoutError:
-        print("a round did not end in time", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        servers.stop()
-    return 0
+
+    async def measure(ground: Ground) -> list[Report]:
+        reports = []
+        for name in names:
+            say(name)
+            reports.append(await BENCHMARKS[name](ground, plan))
+        return reports
+
+    return program.run(measure)
 
 
 def read_options() -> tuple[list[str], Plan]:
@@ -56,18 +52,6 @@ def read_options() -> tuple[list[str], Plan]:
     return [name for name in BENCHMARKS if name in (given.only or BENCHMARKS)], Plan(
         given.rounds, given.scale, given.profile
     )
-
-
-async def run(names: list[str], plan: Plan, servers: ServersOfRun) -> None:
-    """Run benchmark after benchmark, and print the table of all."""
-    say("starting PostgreSQL and RabbitMQ")
-    ground = await Ground.of(servers)
-    reports: list[Report] = []
-    for name in names:
-        say(name)
-        reports.append(await BENCHMARKS[name](ground, plan))
-    print(table(reports))
-    print(f"\n{await circumstances_of(ground)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tallymarks.service import new_id, utc_now
 from tallymarks.values import format_instant
 from tests.acceptance.installation import API, ASSESSOR, Installation, ServiceProcess
 from tests.benchmarks.ground import Ground, new_topology, settle
-from tests.benchmarks.load import Orders, bodies
+from tests.benchmarks.load import Order, Orders, bodies
 from tests.benchmarks.profiles import top_ten
 from tests.benchmarks.rules import ONE
 from tests.parts import ApiClient
@@ -56,19 +56,31 @@ class OfTenant:
     orders: Orders
 
 
+@dataclass(frozen=True)
+class Request:
+    """Orders that are posted together."""
+
+    of_tenant: OfTenant
+    orders: Sequence[Order]
+    points: int
+    """What they are worth."""
+
+
 class Backlog:
     """Tenants, and an api that fills the queue with their orders; an assessor runs only while it is measured."""
 
     def __init__(
         self,
         installation: Installation,
+        api: ServiceProcess,
         database: Database,
         owner: asyncpg.Connection,
         database_url: str,
         of_tenants: Sequence[OfTenant],
         request_size: int,
     ) -> None:
-        self._installation = installation
+        self.installation = installation
+        self.api = api
         self._database = database
         self._request_size = request_size
         self._random = Random(1)
@@ -78,6 +90,8 @@ class Backlog:
         """A superuser's connection, which sees the rows of all tenants."""
         self.round_at = utc_now().replace(microsecond=0)
         """The instant of the last round's events, which no other events have."""
+        self._balances = 0
+        self._known_ids: set[UUID] = set()
         self.profile: str | None = None
         """Where the time went, of the last round that was profiled."""
 
@@ -109,57 +123,81 @@ class Backlog:
                 await _made_tenant(installation, database, api, Orders(customers, seed=number))
                 for number in range(1, tenant_count + 1)
             ]
-            yield cls(installation, database, owner, database_url, of_tenants, request_size)
+            yield cls(installation, api, database, owner, database_url, of_tenants, request_size)
 
     @property
     def tenant_ids(self) -> list[UUID]:
         """The tenants."""
         return [tenant.tenant_id for tenant in self.of_tenants]
 
-    async def measure(self, events: int, *, profiled: bool = False) -> float:
+    async def measure(self, events: int, *, settled: bool = True, profiled: bool = False) -> float:
         """Fill the queue with orders, let an assessor empty it; gives the events a second that it assessed.
+
+        Args:
+            events: how many orders.
+            settled: whether PostgreSQL analyzes its tables and writes a checkpoint before.
+            profiled: whether to note where the assessor's time goes, at the cost of its speed.
 
         Raises:
             RuntimeError: the ledger does not hold each event once.
         """
         self.round_at += timedelta(seconds=1)
-        balances = await self.owner.fetchval(BALANCES, self.tenant_ids)
-        count, points = await self._fill(events)
-        await settle(self.database_url)
+        self._balances = await self.owner.fetchval(BALANCES, self.tenant_ids)
+        count = points = 0
+        while count < events:
+            request = self.make(events - count)
+            await self.post(request)
+            count += len(request.orders)
+            points += request.points
+        if settled:
+            await settle(self.database_url)
         with tempfile.TemporaryDirectory(prefix="tallymarks-bench-") as directory:
             profile = Path(directory) / "profile" if profiled else None
-            assessor = self._installation.start(ASSESSOR, profile)
+            assessor = self.installation.start(ASSESSOR, profile)
             await assessor.ready()
             while await assessor.metric("tallymarks_events_assessed") < count:
                 await asyncio.sleep(POLL_SECONDS)
             await assessor.stop()
             self.profile = None if profile is None else top_ten(ASSESSOR, profile)
-        written = await self.owner.fetchrow(WRITTEN, self.tenant_ids, self.round_at)
-        assert written is not None
-        moved = await self.owner.fetchval(BALANCES, self.tenant_ids) - balances
-        if (*written, moved) != (count, count, points, points):
-            raise RuntimeError(f"{count} events of {points} points were posted; written: {written}, moved: {moved}")
+        await self.check(count, points)
         return rate_of(await self.owner.fetch(BATCHES, self.tenant_ids, self.round_at), count)
 
-    async def _fill(self, events: int) -> tuple[int, int]:
-        """Post the orders of a round, a request after the other; gives how many they are, and their points."""
-        made = points = 0
-        while made < events:
-            one = self._random.choice(self.of_tenants)
-            before = one.orders.points
-            orders = one.orders.of_any(min(self._request_size, events - made))
-            for order in orders:
-                order["createdAt"] = format_instant(self.round_at)
-            customer_ids = {UUID(str(order["customerId"])) for order in orders}
-            async with self._database.transaction(one.tenant_id) as connection:
-                await ledger.create_missing_customers(connection, one.tenant_id, customer_ids, utc_now())
-            (body,) = bodies(orders, len(orders))
-            answered = await one.client.call("POST", "/api/v1/events", raw=body)
-            if answered.status != OK or {result["status"] for result in answered.body["results"]} != {OK}:
-                raise RuntimeError(f"the orders were refused: {answered.body}")
-            made += len(orders)
-            points += one.orders.points - before
-        return made, points
+    def make(self, count_max: int = BATCH_EVENTS_MAX) -> Request:
+        """Make the orders of one request, of a tenant taken at random."""
+        of_tenant = self._random.choice(self.of_tenants)
+        before = of_tenant.orders.points
+        orders = of_tenant.orders.of_any(min(self._request_size, count_max))
+        for order in orders:
+            order["createdAt"] = format_instant(self.round_at)
+        return Request(of_tenant, orders, of_tenant.orders.points - before)
+
+    async def post(self, request: Request) -> None:
+        """Post one request; its customers exist then.
+
+        Raises:
+            RuntimeError: not all of them were taken in.
+        """
+        tenant_id = request.of_tenant.tenant_id
+        customer_ids = {UUID(str(order["customerId"])) for order in request.orders} - self._known_ids
+        if customer_ids:
+            async with self._database.transaction(tenant_id) as connection:
+                await ledger.create_missing_customers(connection, tenant_id, customer_ids, utc_now())
+            self._known_ids |= customer_ids
+        (body,) = bodies(request.orders, len(request.orders))
+        answered = await request.of_tenant.client.call("POST", "/api/v1/events", raw=body)
+        if answered.status != OK or {result["status"] for result in answered.body["results"]} != {OK}:
+            raise RuntimeError(f"the orders were refused: {answered.body}")
+
+    async def check(self, count: int, points: int) -> None:
+        """Hold what was written of the round's orders against what was posted.
+
+        Raises:
+            RuntimeError: the ledger does not hold each of them once.
+        """
+        written = await self.owner.fetchrow(WRITTEN, self.tenant_ids, self.round_at)
+        moved = await self.owner.fetchval(BALANCES, self.tenant_ids) - self._balances
+        if written is None or (*written, moved) != (count, count, points, points):
+            raise RuntimeError(f"{count} events of {points} points were posted; written: {written}, moved: {moved}")
 
 
 async def _made_tenant(installation: Installation, database: Database, api: ServiceProcess, orders: Orders) -> OfTenant:

@@ -16,8 +16,8 @@ class Orders:
 
     def __init__(self, customer_count: int, seed: int = 1) -> None:
         """Take how many customers order; another seed gives other customers and other events."""
-        self._random = Random(seed)
-        self.customer_ids = [UUID(int=self._random.getrandbits(128), version=4) for _ in range(customer_count)]
+        self.random = Random(seed)
+        self.customer_ids = [UUID(int=self.random.getrandbits(128), version=4) for _ in range(customer_count)]
         self.made = 0
         """How many orders were made so far."""
         self.points = 0
@@ -25,7 +25,7 @@ class Orders:
 
     def of_any(self, count: int) -> list[Order]:
         """Make orders of customers taken at random."""
-        return [self.of(customer_id) for customer_id in self._random.choices(self.customer_ids, k=count)]
+        return [self.of(customer_id) for customer_id in self.random.choices(self.customer_ids, k=count)]
 
     def of_all(self) -> list[Order]:
         """Make one order of each customer."""
@@ -33,16 +33,16 @@ class Orders:
 
     def of(self, customer_id: UUID) -> Order:
         """Make one order, as it is posted in a batch."""
-        prices = [Decimal(self._random.randint(100, 9_999)) / 100 for _ in range(3)]
+        prices = [Decimal(self.random.randint(100, 9_999)) / 100 for _ in range(3)]
         total = sum(prices, Decimal(0))
         self.made += 1
         self.points += int(total)
         return {
             "eventType": "order",
-            "eventId": str(UUID(int=self._random.getrandbits(128), version=4)),
+            "eventId": str(UUID(int=self.random.getrandbits(128), version=4)),
             "customerId": str(customer_id),
             "nameSpace": "Shop.Order",
-            "reference": str(self._random.randint(10**6, 10**7)),
+            "reference": str(self.random.randint(10**6, 10**7)),
             "order": {
                 "total": str(total),
                 "currency": "EUR",
