@@ -6,7 +6,7 @@ README.md beside this file says how it is measured.
 from functools import partial
 
 from tests.benchmarks.backlog import Backlog
-from tests.benchmarks.frame import Plan, Report, Row, in_turn, say
+from tests.benchmarks.frame import Figures, Plan, Report, Row, in_turn, say
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.pgbench import CLIENTS, Pgbench
 from tests.benchmarks.writer import BATCH_EVENTS, Writer
@@ -37,6 +37,10 @@ async def measure(ground: Ground, plan: Plan) -> Report:
                 "assessor, explanations kept": partial(explained.measure, events),
             },
         )
+        spent = [
+            Figures(name, "µs processor/event", one.cpu_microseconds[-plan.rounds :])
+            for name, one in (("assessor", backlog), ("assessor, explanations kept", explained))
+        ]
         notes = []
         if plan.profile:
             say("  a round under the profiler")
@@ -48,6 +52,7 @@ async def measure(ground: Ground, plan: Plan) -> Report:
             Row("assessed", assessed, rows, at_least=0.6),
             Row("assessed, explanations kept", kept, assessed),
         ],
+        besides=spent,
         notes=notes,
     )
 

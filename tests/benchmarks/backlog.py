@@ -11,6 +11,7 @@ from random import Random
 from uuid import UUID
 
 import asyncpg
+import psutil
 
 from tallymarks import ledger, tenants
 from tallymarks.database import Database
@@ -92,6 +93,8 @@ class Backlog:
         """The instant of the last round's events, which no other events have."""
         self._balances = 0
         self._known_ids: set[UUID] = set()
+        self.cpu_microseconds: list[float] = []
+        """What the assessor spent on an event, of each round."""
         self.profile: str | None = None
         """Where the time went, of the last round that was profiled."""
 
@@ -155,8 +158,10 @@ class Backlog:
             profile = Path(directory) / "profile" if profiled else None
             assessor = self.installation.start(ASSESSOR, profile)
             await assessor.ready()
+            before = cpu_seconds(assessor)
             while await assessor.metric("tallymarks_events_assessed") < count:
                 await asyncio.sleep(POLL_SECONDS)
+            self.cpu_microseconds.append((cpu_seconds(assessor) - before) / count * 1e6)
             await assessor.stop()
             self.profile = None if profile is None else top_ten(ASSESSOR, profile)
         await self.check(count, points)
@@ -207,6 +212,11 @@ async def _made_tenant(installation: Installation, database: Database, api: Serv
     if answered.status != OK:
         raise RuntimeError(f"the rule was refused: {answered.body}")
     return OfTenant(key.tenant_id, client, UUID(answered.body["ruleId"]), orders)
+
+
+def cpu_seconds(service: ServiceProcess) -> float:
+    """Give the processor time that a service has had so far."""
+    return sum(psutil.Process(service.pid).cpu_times()[:2])
 
 
 def rate_of(batches: Sequence[asyncpg.Record], count: int) -> float:

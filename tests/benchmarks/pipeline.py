@@ -13,10 +13,10 @@ from uuid import UUID
 import aiohttp
 import asyncpg
 import orjson
-import psutil
 
 from tallymarks.limits import BATCH_EVENTS_MAX
 from tests.acceptance.installation import Stack, start_stack
+from tests.benchmarks.backlog import cpu_seconds
 from tests.benchmarks.frame import Figures, Plan, Report, Row, in_turn, say
 from tests.benchmarks.ground import Ground, new_topology, settle
 from tests.benchmarks.load import Orders, bodies
@@ -140,7 +140,7 @@ class Pipeline:
 
     def _cpu_seconds(self) -> dict[str, float]:
         services = (self._stack.api, self._stack.assessor)
-        return {service.name: sum(psutil.Process(service.pid).cpu_times()[:2]) for service in services}
+        return {service.name: cpu_seconds(service) for service in services}
 
 
 @asynccontextmanager

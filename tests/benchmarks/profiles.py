@@ -14,7 +14,7 @@ PACKAGES = "site-packages/"
 def top_ten(name: str, path: Path) -> str:
     """Give the functions that took most of a process's time in themselves, without those that they called.
 
-    Waiting counts as time of the event loop, which is C to the profiler; so does all that the loop does in C.
+    Waiting for others counts as the time of a coroutine that waits, not always of the one that is waited for.
     """
     found: dict[Place, tuple[int, int, float, float, object]] = cast("Any", pstats.Stats(str(path))).stats
     total = sum(own for _, _, own, _, _ in found.values())
@@ -22,7 +22,7 @@ def top_ten(name: str, path: Path) -> str:
     rows = [
         (f"{own / total:.1%}", f"{own:.2f} s", f"{calls:,}", _shown(place)) for place, (_, calls, own, _, _) in most
     ]
-    head = (f"{name}, where {total:.1f} s went", "", "calls", "function")
+    head = (f"{name}, where {total:.1f} s went, waiting included", "", "calls", "function")
     return "\n".join(aligned([head, *rows], right=(0, 1, 2)))
 
 
