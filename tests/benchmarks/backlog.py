@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from uuid import UUID
@@ -165,7 +165,8 @@ class Backlog:
             await assessor.stop()
             self.profile = None if profile is None else top_ten(ASSESSOR, profile)
         await self.check(count, points)
-        return rate_of(await self.owner.fetch(BATCHES, self.tenant_ids, self.round_at), count)
+        batches = await self.owner.fetch(BATCHES, self.tenant_ids, self.round_at)
+        return rate_of([(batch["recorded_at"], batch["orders"]) for batch in batches], count)
 
     def make(self, count_max: int = BATCH_EVENTS_MAX) -> Request:
         """Make the orders of one request, of a tenant taken at random."""
@@ -219,21 +220,21 @@ def cpu_seconds(service: ServiceProcess) -> float:
     return sum(psutil.Process(service.pid).cpu_times()[:2])
 
 
-def rate_of(batches: Sequence[asyncpg.Record], count: int) -> float:
+def rate_of(batches: Sequence[tuple[datetime, int]], count: int) -> float:
     """Give the events a second from when the first batch after the warming up was begun until when the last one was.
 
     A batch's rows tell the instant at which it was begun, so nothing has to watch; the last one's own events, of which
-    no end is known, are left out.
+    no end is known, are left out. Of each batch are given that instant, and how many events it had.
 
     Raises:
         RuntimeError: there are too few batches to tell.
     """
     seen = first = 0
     while seen < count / WARM_UP and first < len(batches) - 2:
-        seen += batches[first]["orders"]
+        seen += batches[first][1]
         first += 1
     measured = batches[first:-1]
     if not measured:
         raise RuntimeError(f"{count} events are too few to tell a rate: {len(batches)} batches")
-    seconds = (batches[-1]["recorded_at"] - batches[first]["recorded_at"]).total_seconds()
-    return float(sum(batch["orders"] for batch in measured) / seconds)
+    seconds = (batches[-1][0] - batches[first][0]).total_seconds()
+    return sum(orders for _, orders in measured) / seconds
