@@ -22,8 +22,8 @@ def top_ten(name: str, path: Path) -> str:
     rows = [
         (f"{own / total:.1%}", f"{own:.2f} s", f"{calls:,}", _shown(place)) for place, (_, calls, own, _, _) in most
     ]
-    head = (f"{name}, where {total:.1f} s went, waiting included", "", "calls", "function")
-    return "\n".join(aligned([head, *rows], right=(0, 1, 2)))
+    lines = aligned([("", "", "calls", "function"), *rows], right=(0, 1, 2))
+    return "\n".join((f"{name}: where {total:.1f} s went, start and waiting included", *lines))
 
 
 def _shown(place: Place) -> str:
