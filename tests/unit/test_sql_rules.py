@@ -262,6 +262,13 @@ def unordered_claims(tree: object) -> list[str]:
     ]
 
 
+def settings_that_stay(tree: object) -> Sequence[object]:
+    """What is set for longer than the transaction: a session is lent to the next one as it was left."""
+    calls = [node for node in of_kind(tree, "FuncCall") if node.funcname[-1].sval == "set_config"]
+    for_the_session = [node for node in calls if getattr(node.args[-1], "val", None) != ast.Boolean(True)]
+    return [*for_the_session, *(node for node in of_kind(tree, "VariableSetStmt") if not node.is_local)]
+
+
 def times_without_zone(tree: object) -> list[str]:
     """Types of time that mean another instant on another machine."""
     named = [node.names[-1].sval for node in of_kind(tree, "TypeName")]
@@ -274,6 +281,7 @@ RULES: Mapping[str, Callable[[object], Sequence[object]]] = {
     "touches known tables": unknown_tables,
     "writes nothing in a CTE": writes_in_ctes,
     "calls nothing volatile": doubtful_functions,
+    "sets nothing that stays": settings_that_stay,
     "skips no rows": skipped_rows,
     "counts no rows": counted_rows,
     "locks in order": unordered_locks,
@@ -329,6 +337,10 @@ BREAKING = [
     ("calls nothing volatile", "SELECT 1 FROM rules WHERE random() < 0.5"),
     ("calls nothing volatile", "UPDATE rules SET changed_at = pg_catalog.clock_timestamp()"),
     ("calls nothing volatile", "SELECT nextval('s')"),
+    ("sets nothing that stays", "SELECT set_config('tallymarks.tenant_id', $1, false)"),
+    ("sets nothing that stays", "SELECT set_config('tallymarks.tenant_id', $1, $2)"),
+    ("sets nothing that stays", "SET ROLE tallymarks_service"),
+    ("sets nothing that stays", "SET lock_timeout = 0"),
     ("skips no rows", "SELECT 1 FROM rules LIMIT 10 OFFSET $2"),
     ("counts no rows", "SELECT count(*) FROM rules WHERE tenant_id = $1"),
     ("counts no rows", "SELECT 1 FROM rules GROUP BY status HAVING count(rule_id) > 1"),

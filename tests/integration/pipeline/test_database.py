@@ -1,12 +1,15 @@
 """The database as the services see it: its absence has one name, and a transaction sees one tenant."""
 
+import asyncio
+from contextlib import suppress
 from typing import Any
 
 import asyncpg
 import pytest
 
 from tallymarks import limits
-from tallymarks.database import TRANSIENT_ERRORS, Database, DatabaseAway
+from tallymarks.database import SERVICE_ROLE, TRANSIENT_ERRORS, Database, DatabaseAway
+from tallymarks.sql import tenancy
 from tallymarks_assessor.assess import Assessor
 from tests.integration.pipeline.parts import points, seeded_ids
 from tests.integration.possessions import Possessions, mirror, tenant_tables
@@ -124,6 +127,34 @@ async def test_without_a_tenant_no_row_is_seen(database: Database, tenant: Tenan
             assert await connection.fetch(f"SELECT tenant_id FROM {table}") != []
         async with database.connection() as connection:
             assert await connection.fetch(f"SELECT tenant_id FROM {table}") == []
+
+
+@pytest.mark.parametrize("ends", ["committed", "failed", "cancelled"])
+async def test_a_connection_is_given_back_as_it_was_lent(
+    database_url: str, tenant: Tenant, tables: list[str], ends: str
+) -> None:
+    """However its transaction ended, the next who has it must announce the tenant, and acts as the service."""
+    one = Database(database_url, pool_size=1, application_name="test")
+    await one.open()
+    settings = "SELECT name, setting, source FROM pg_settings WHERE name <> 'transaction_isolation' ORDER BY name"
+    async with one.connection() as connection:
+        session, before = connection.get_server_pid(), await connection.fetch(settings)
+    with suppress(asyncpg.DivisionByZeroError, DatabaseAway):
+        async with one.transaction(tenant.tenant_id) as connection:
+            await connection.execute(tenancy.ACT_AS_HOUSEKEEPER)
+            if ends == "failed":
+                await connection.execute("SELECT 1 / 0")
+            if ends == "cancelled":
+                async with asyncio.timeout(0.1):
+                    await connection.execute("SELECT pg_sleep(60)")
+    async with one.connection() as connection:
+        assert connection.get_server_pid() == session
+        assert await connection.fetchval("SELECT current_user") == SERVICE_ROLE
+        assert not await connection.fetchval("SELECT current_setting('tallymarks.tenant_id', true)")
+        assert await connection.fetch(settings) == before
+        for table in tables:
+            assert await connection.fetch(f"SELECT tenant_id FROM {table}") == [], table
+    await one.close()
 
 
 async def test_nothing_can_be_written_for_another_tenant(
