@@ -18,6 +18,7 @@ from tallymarks.settings import Settings
 from tallymarks.tenants import create_api_key, create_tenant
 from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator
+from tallymarks_api.balances import Balances
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
 from tallymarks_api.intake import Intake
@@ -167,7 +168,7 @@ async def api_url(
 ) -> AsyncIterator[str]:
     """The address of an api in this process, on the test's servers and clock; no assessor runs."""
     intake = Intake(broker, Duplicates(database, time.monotonic), now=clock, new_id=new_id)
-    parts = Parts(database, broker, intake, asyncio.Event(), now=clock, new_id=new_id)
+    parts = Parts(database, broker, intake, Balances(database), asyncio.Event(), now=clock, new_id=new_id)
     app = application(parts, Authenticator(database, time.monotonic), admission, database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"

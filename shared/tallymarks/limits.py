@@ -101,6 +101,9 @@ MESSAGE_BYTES_MAX = 256 * 1024
 PREFETCH_MESSAGES = 200
 INTAKE_LOTS_AT_ONCE = 4
 """Lots of requests whose events are published at the same time; the next lot gathers meanwhile."""
+BALANCE_LOTS_AT_ONCE = 2
+"""Queries for the balances that were asked for together; the next lot gathers meanwhile."""
+BALANCES_TOGETHER_MAX = 100
 ASSESS_EVENTS_MAX = 1_000
 ASSESS_BYTES_MAX = 4 * 1024 * 1024
 """A batch is closed at the first of the two: read, an event takes many times its bytes."""

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
+from uuid import UUID
 
 import pytest
 
-from tallymarks_api.batcher import Batcher
+from tallymarks_api.batcher import Batcher, done_by_tenant
 
 
 class Work:
@@ -93,3 +94,32 @@ async def test_one_who_gives_up_takes_nobody_along() -> None:
     with pytest.raises(asyncio.CancelledError):
         await leaves
     assert work.lots == [["a"], ["c"]]
+
+
+# --- lots of several tenants ------------------------------------------------------------------------------------------
+
+ONE, OTHER, THIRD = (UUID(int=number) for number in (1, 2, 3))
+
+
+async def test_each_tenants_items_are_done_together_and_each_result_finds_its_item() -> None:
+    done: list[tuple[UUID, list[str]]] = []
+
+    async def do(tenant_id: UUID, items: Sequence[tuple[UUID, str]]) -> list[str | Exception]:
+        done.append((tenant_id, [text for _, text in items]))
+        return [f"{tenant_id.int}{text}" for _, text in items]
+
+    lot = [(ONE, "a"), (OTHER, "a"), (ONE, "b"), (THIRD, "c"), (OTHER, "d")]
+    assert await done_by_tenant(lot, lambda item: item[0], do) == ["1a", "2a", "1b", "3c", "2d"]
+    assert done == [(ONE, ["a", "b"]), (OTHER, ["a", "d"]), (THIRD, ["c"])]
+    assert await done_by_tenant(lot[:1], lambda item: item[0], do) == ["1a"]
+
+
+async def test_what_fails_one_tenant_fails_no_other() -> None:
+    async def do(tenant_id: UUID, items: Sequence[UUID]) -> list[str | Exception]:
+        if tenant_id == OTHER:
+            raise ValueError("broken")
+        return ["done" for _ in items]
+
+    results = await done_by_tenant([ONE, OTHER, ONE, OTHER], lambda tenant_id: tenant_id, do)
+    assert [str(result) for result in results] == ["done", "broken", "done", "broken"]
+    assert [isinstance(result, ValueError) for result in results] == [False, True, False, True]

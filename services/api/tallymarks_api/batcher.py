@@ -1,10 +1,11 @@
 """Doing together what arrives together: the next lot gathers while those before it are under way."""
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from uuid import UUID
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -89,3 +90,28 @@ class Batcher(Generic[Item, Result]):
         for waiting, result in zip(lot, results, strict=True):
             if not waiting.result.done():
                 waiting.result.set_result(result)
+
+
+async def done_by_tenant(
+    lot: Sequence[Item],
+    tenant_of: Callable[[Item], UUID],
+    do: Callable[[UUID, Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
+) -> Sequence[Result | Exception]:
+    """Do the items of a lot, those of each tenant together and all tenants at once; what fails one fails no other."""
+    places_of: defaultdict[UUID, list[int]] = defaultdict(list)
+    for place, item in enumerate(lot):
+        places_of[tenant_of(item)].append(place)
+    if len(places_of) == 1:
+        return await do(tenant_of(lot[0]), lot)
+
+    async def of_tenant(tenant_id: UUID, places: Sequence[int]) -> Sequence[Result | Exception]:
+        try:
+            return await do(tenant_id, [lot[place] for place in places])
+        except Exception as error:
+            return [error] * len(places)
+
+    done = await asyncio.gather(*(of_tenant(tenant_id, places) for tenant_id, places in places_of.items()))
+    results: dict[int, Result | Exception] = {}
+    for places, of_one in zip(places_of.values(), done, strict=True):
+        results.update(zip(places, of_one, strict=True))
+    return [results[place] for place in range(len(lot))]

@@ -16,6 +16,7 @@ from tallymarks.database import Database, Record
 from tallymarks.errors import InvalidRequest, Refusal, ResourceNotFound
 from tallymarks.rule_sets import RuleSets
 from tallymarks.values import Model
+from tallymarks_api.balances import Balances
 from tallymarks_api.intake import Intake
 
 P = TypeVar("P", bound=Model)
@@ -44,6 +45,7 @@ class Parts:
     database: Database
     broker: Broker
     intake: Intake
+    balances: Balances
     committed: asyncio.Event
     """Set after a commit that wrote to the outbox."""
     now: Callable[[], datetime]

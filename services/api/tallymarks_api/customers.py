@@ -149,8 +149,7 @@ async def _search(connection: Connection, tenant_id: UUID, after: UUID, rows_wan
 async def get_balance(call: Call[CustomerPath, Nothing, None]) -> Answer:
     """Answer the customer's points."""
     customer_id = call.path.customer_id
-    async with call.parts.database.transaction(call.tenant_id) as connection:
-        row = await connection.fetchrow(sql.SELECT_BALANCE, call.tenant_id, customer_id)
+    row = await call.parts.balances.read(call.tenant_id, customer_id)
     if row is None:
         raise CustomerNotFound.of("customerId", str(customer_id))
     return Answer(

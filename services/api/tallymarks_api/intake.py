@@ -1,7 +1,6 @@
 """Taking events in, those of requests that arrive together as one: one look-up, few messages, one wait for confirms."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from tallymarks import limits
 from tallymarks.broker import Broker
 from tallymarks.events import EventBase
 from tallymarks.messages import packed_events
-from tallymarks_api.batcher import Batcher
+from tallymarks_api.batcher import Batcher, done_by_tenant
 from tallymarks_api.duplicates import Duplicates
 
 
@@ -49,18 +48,8 @@ class Intake:
             return []
         return await self._batcher.add(posted, len(posted.events))
 
-    async def _accept_together(self, lot: Sequence[Posted]) -> list[list[bool] | Exception]:
-        by_tenant: defaultdict[UUID, list[int]] = defaultdict(list)
-        for place, posted in enumerate(lot):
-            by_tenant[posted.tenant_id].append(place)
-        results: list[list[bool] | Exception] = [[] for _ in lot]
-        accepted = await asyncio.gather(
-            *(self._accept(tenant_id, [lot[place] for place in places]) for tenant_id, places in by_tenant.items())
-        )
-        for places, of_tenant in zip(by_tenant.values(), accepted, strict=True):
-            for place, result in zip(places, of_tenant, strict=True):
-                results[place] = result
-        return results
+    async def _accept_together(self, lot: Sequence[Posted]) -> Sequence[list[bool] | Exception]:
+        return await done_by_tenant(lot, lambda posted: posted.tenant_id, self._accept)
 
     async def _accept(self, tenant_id: UUID, lot: Sequence[Posted]) -> list[list[bool] | Exception]:
         """Publish the events of one tenant; a request fails when one of its messages does."""

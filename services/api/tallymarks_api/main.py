@@ -29,6 +29,7 @@ from tallymarks_api import (
 )
 from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator
+from tallymarks_api.balances import Balances
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
 from tallymarks_api.edge import REQUEST_ID, admission_middleware, errors_middleware, handler_of
@@ -90,7 +91,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         broker = await stack.enter_async_context(prepared_broker(settings, NAME))
         keys = await stack.enter_async_context(connected(settings, f"{NAME} keys", pool_size=KEY_CONNECTIONS))
         intake = Intake(broker, Duplicates(database, time.monotonic), now=utc_now, new_id=new_id)
-        parts = Parts(database, broker, intake, committed, now=utc_now, new_id=new_id)
+        parts = Parts(database, broker, intake, Balances(database), committed, now=utc_now, new_id=new_id)
         admission = Admission(settings.rate_limit_per_second, time.monotonic)
         app = application(parts, Authenticator(keys, time.monotonic), admission, keys)
         async with asyncio.TaskGroup() as tasks:

@@ -73,10 +73,10 @@ UPDATE_ACCOUNT_LOCK = """
 UPDATE accounts SET is_locked = $3 WHERE tenant_id = $1 AND customer_id = $2
 """
 
-SELECT_BALANCE = """
-SELECT balance, coalesce(balance_changed_at, customer_created_at) AS changed_at
+SELECT_BALANCES = """
+SELECT customer_id, balance, coalesce(balance_changed_at, customer_created_at) AS changed_at
 FROM accounts
-WHERE tenant_id = $1 AND customer_id = $2
+WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[])
 """
 
 SELECT_CUSTOMER_CREATED_AT = """

@@ -16,6 +16,7 @@ from tallymarks.service import listening, new_id
 from tallymarks.settings import Settings
 from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator, _Known
+from tallymarks_api.balances import Balances
 from tallymarks_api.calls import Parts
 from tallymarks_api.duplicates import Duplicates
 from tallymarks_api.intake import Intake
@@ -46,7 +47,7 @@ async def api_url(
 ) -> AsyncIterator[str]:
     """The api, which tells the age of what it remembers of a key by the test's clock."""
     intake = Intake(broker, Duplicates(database, seconds), now=clock, new_id=new_id)
-    parts = Parts(database, broker, intake, asyncio.Event(), now=clock, new_id=new_id)
+    parts = Parts(database, broker, intake, Balances(database), asyncio.Event(), now=clock, new_id=new_id)
     app = application(parts, Authenticator(database, seconds), Admission(None, seconds), database)
     async with listening(app, Settings(database_url=database_url), 0) as port:
         yield f"http://127.0.0.1:{port}"

@@ -305,3 +305,23 @@ async def test_the_balance_tells_the_sum_of_points_and_when_it_changed(
     await earned(assessor, tenant, customer_id, -40)
     balance = (await api.get(f"{of(customer_id)}/balance")).body
     assert (balance["amount"], balance["changedAt"]) == (-10, "2026-03-14T09:27:53.589Z")
+
+
+async def test_balances_that_are_asked_for_at_once_are_each_their_own_customers(
+    api: ApiClient, other: ApiClient, assessor: Assessor, tenant: Tenant, other_tenant: Tenant
+) -> None:
+    """Tenants may give their customers the same ids, and one may have a customer that another has not."""
+    customer_ids = [fresh_id() for _ in range(20)]
+    for amount, customer_id in enumerate(customer_ids, start=1):
+        await earned(assessor, tenant, customer_id, amount)
+        if amount % 2:
+            await earned(assessor, other_tenant, customer_id, amount * 100)
+    asked = [(caller, customer_id) for customer_id in customer_ids for caller in (api, other)]
+    answers = await all_at_once(*(caller.get(f"{of(customer_id)}/balance") for caller, customer_id in asked))
+    for (caller, customer_id), answered in zip(asked, answers, strict=True):
+        amount = customer_ids.index(customer_id) + 1
+        if caller is other and amount % 2 == 0:
+            refused(answered, 404, "CustomerNotFound", "customerId", customer_id)
+            continue
+        told = (answered.body["tenantId"], answered.body["customerId"], answered.body["amount"])
+        assert told == (caller.headers["x-tenant-id"], customer_id, amount if caller is api else amount * 100)

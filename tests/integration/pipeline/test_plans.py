@@ -189,6 +189,7 @@ STATEMENTS = {
     ),
     "the account lock": planned(ledger.LOCK_ACCOUNTS, f"{TENANT_ID}, {IDS}", "accounts_pkey"),
     "accounts that are only read": planned(ledger.SELECT_ACCOUNTS, f"{TENANT_ID}, {IDS}", "accounts_pkey"),
+    "balances that are asked for together": planned(customers.SELECT_BALANCES, f"{TENANT_ID}, {IDS}", "accounts_pkey"),
     "new balances": planned(ledger.UPDATE_BALANCES, f"{TENANT_ID}, {IDS}, '{{1,2}}', now()", "accounts_pkey"),
     "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now(), now()", "customers_pkey"),
     "events that were taken in before": planned(events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey"),
