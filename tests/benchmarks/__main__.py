@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from tests.benchmarks import assessor, evaluation, pipeline, program
+from tests.benchmarks import api, assessor, evaluation, latency, pipeline, program
 from tests.benchmarks.frame import Benchmark, Plan, Report, say
 from tests.benchmarks.ground import Ground
 
@@ -17,6 +17,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "assessor": assessor.measure,
     "hot-customer": assessor.measure_hot_customer,
     "tenants": assessor.measure_tenants,
+    "api": api.measure,
+    "latency": latency.measure,
 }
 """By the names that --only takes, in the order in which they run."""
 
