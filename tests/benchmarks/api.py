@@ -5,7 +5,7 @@ README.md beside this file says how it is measured.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from uuid import UUID
@@ -17,11 +17,13 @@ from aio_pika.abc import AbstractIncomingMessage
 from tallymarks.limits import BATCH_EVENTS_MAX
 from tallymarks.messages import read_events
 from tallymarks.settings import Settings
+from tests.acceptance.installation import API
 from tests.benchmarks import bare
 from tests.benchmarks.client import SEPARATOR
 from tests.benchmarks.frame import Plan, Report, Row, in_turn, say
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.load import Order, bodies
+from tests.benchmarks.profiles import top_ten
 from tests.benchmarks.shop import CONNECTIONS, Server, Shop
 
 BATCHES = 40
@@ -65,6 +67,7 @@ async def measure(ground: Ground, plan: Plan) -> Report:
                 "bare aiohttp, one fetch": lambda: counter.balances(plan.of(BALANCES), counter.bare),
             },
         )
+        notes = [note async for note in counter.profiles(plan)] if plan.profile else []
         return Report(
             rows=[
                 Row(f"accepted, {BATCH_EVENTS_MAX:,} events a request", batches, validated, at_least=0.3),
@@ -72,6 +75,7 @@ async def measure(ground: Ground, plan: Plan) -> Report:
                 Row(f"balances answered, {CONNECTIONS} connections", balances, bare_balances, at_least=0.7),
             ],
             besides=counter.shop.processor_time,
+            notes=notes,
         )
 
 
@@ -147,6 +151,23 @@ class Counter:
         if [orjson.loads(body)["amount"] for body in answers.bodies] != [balance for _, balance in asked]:
             raise RuntimeError(f"{server.name} answered balances that are not those of the accounts")
         return count / answers.seconds
+
+    async def profiles(self, plan: Plan) -> AsyncIterator[str]:
+        """Tell where the time of an api goes with each kind of request alone, in a process of its own."""
+        kinds: dict[str, Callable[[], Awaitable[float]]] = {
+            "batches": lambda: self.batches(plan.of(BATCHES), ""),
+            "single orders": lambda: self.singles(plan.of(SINGLES), ""),
+            "balances": lambda: self.balances(plan.of(BALANCES), self.shop.api, ""),
+        }
+        for kind, send in kinds.items():
+            say(f"  {kind} under the profiler")
+            profile = self.shop.directory / "profile"
+            api = self.shop.stack.installation.start(API, profile)
+            await api.ready("broker", "database")
+            self.shop.api = Server(API, api.pid, api.port)
+            await send()
+            await api.stop()
+            yield top_ten(f"{API}, {kind}", profile)
 
     async def _arrived(self, orders: Sequence[Order]) -> None:
         """Take out of the queue what was posted, each once and nothing else: so it is as empty as before."""

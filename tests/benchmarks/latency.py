@@ -16,7 +16,7 @@ import orjson
 
 from tests.benchmarks import bare
 from tests.benchmarks.frame import Figures, Plan, Report, Row, in_turn
-from tests.benchmarks.ground import Ground
+from tests.benchmarks.ground import Ground, settle
 from tests.benchmarks.shop import CONNECTIONS, Shop
 
 ORDERS_AT_FULL_RATE = 6_000
@@ -87,7 +87,7 @@ class Latency:
 
     async def of_pairs(self) -> float:
         """Publish and insert, one pair after the other; gives the 99th percentile in milliseconds."""
-        await self._shop.database.execute("CHECKPOINT")
+        await settle(self._shop.database_url)
         stack, times = self._shop.stack, self._plan.of(PAIRS)
         output = await bare.ran("commit", self._shop.database_url, self._amqp_url, stack.tenant_id, times)
         return self._note("pairs", [seconds * 1_000 for seconds in orjson.loads(output)])

@@ -17,7 +17,7 @@ from tallymarks.broker import Topology
 from tests.acceptance.installation import Stack, start_stack
 from tests.benchmarks.client import Answers, Load, request_bytes
 from tests.benchmarks.frame import Figures, say
-from tests.benchmarks.ground import Ground, new_topology
+from tests.benchmarks.ground import Ground, new_topology, settle
 from tests.benchmarks.load import Order, Orders
 from tests.benchmarks.rules import ONE
 
@@ -92,7 +92,7 @@ class Shop:
         self, server: Server, requests: Sequence[bytes], connections: int, rate: float | None = None
     ) -> Load:
         """Have a client ready, and the database quiet."""
-        await self.database.execute("CHECKPOINT")
+        await settle(self.database_url)
         return await Load.prepared(self.directory, server.port, requests, connections, rate)
 
     async def put(self, name: str, server: Server, requests: Sequence[bytes], connections: int) -> Answers:
