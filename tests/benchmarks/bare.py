@@ -23,11 +23,16 @@ from aiohttp import web
 from tallymarks.broker import QUORUM_ARGUMENTS
 from tallymarks.events import OrderEvent
 from tallymarks.service import utc_now
-from tallymarks.sql import customers as sql
 from tallymarks_api.events import EventBatch
 from tests.benchmarks.client import HEAD_END, SEPARATOR
 from tests.benchmarks.load import Orders
 
+SELECT_BALANCE = """
+SELECT a.balance, coalesce(a.balance_changed_at, c.created_at) AS changed_at
+FROM accounts a
+JOIN customers c ON c.tenant_id = a.tenant_id AND c.customer_id = a.customer_id
+WHERE a.tenant_id = $1 AND c.tenant_id = $1 AND a.customer_id = $2
+"""
 INSERT = """
 INSERT INTO events (tenant_id, event_id, customer_id, event_type, created_at, recorded_at, assessed_at, body)
 VALUES ($1, $2, $3, 'order', $4, $4, $4, $5)
@@ -72,7 +77,7 @@ def application(pool: asyncpg.Pool, tenant_id: UUID) -> web.Application:
 
     async def get_balance(request: web.Request) -> web.Response:
         customer_id = UUID(request.match_info["customerId"])
-        row = await pool.fetchrow(sql.SELECT_BALANCE, tenant_id, customer_id)
+        row = await pool.fetchrow(SELECT_BALANCE, tenant_id, customer_id)
         if row is None:
             raise web.HTTPNotFound
         return _json({"customerId": str(customer_id), "amount": row["balance"], "changedAt": row["changed_at"]})
