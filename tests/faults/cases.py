@@ -3,22 +3,26 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
 
+import aiohttp
+import orjson
+
 from tallymarks.tenants import CreatedApiKey
-from tests.acceptance.installation import API, ASSESSOR, Json
+from tests.acceptance.installation import API, ASSESSOR, Json, ServiceProcess
 from tests.faults.check import Findings
 from tests.faults.faults import DO, crash_postgresql, cut, kill, stop_rabbitmq
 from tests.faults.record import Record, Sent
 from tests.faults.system import BROKER, DATABASE, System
 from tests.faults.trial import Report
 from tests.faults.workload import VISIT, VISIT_POINTS, Caller, Workload, uuid_of
-from tests.parts import until
+from tests.parts import ApiClient, credentials, until
 from tests.proxy import Direction
 
-IDENTICAL_POSTS = 100
+IDENTICAL_POSTS, IDENTICAL_CONNECTIONS, ANSWERED_BEFORE_KILL = 100, 5, (15, 30)
 UNIQUE_EVENTS, UNIQUE_BATCH, UNIQUE_POSTERS = 100_000, 500, 4
 RACING, RACING_POINTS, RACED_FOR = 200, 10, 1_000
 CUT_EVERY_SECONDS, CUT_FOR_SECONDS, BACK_WITHIN_SECONDS = 5.0, 120.0, 10.0
@@ -87,18 +91,49 @@ class Case:
 
 
 async def identical_posts(system: System, random: Random) -> Report:
-    """The same order many times at once; the api is killed midway, and what was not answered is sent again."""
+    """The same order many times at once, at two apis; one is killed midway, and what was not answered is sent again."""
     case = await Case.opened("identical-posts", system, random)
     sent = case.sent("order", 30, order={"total": "30"})
-    posting = [asyncio.create_task(case.caller.post(sent)) for _ in range(IDENTICAL_POSTS)]
-    await asyncio.wait(posting, return_when=asyncio.FIRST_COMPLETED)
-    system.services[API].kill()
-    first = Counter([status in {200, 208} for status in await asyncio.gather(*posting)])
-    system.services[API].start_again()
-    await system.ready()
-    again = await asyncio.gather(*(case.caller.post(sent) for _ in range(first[False])))
+    killed, other = system.services[API], system.start(API)
+    await other.ready(BROKER, DATABASE)
+    enough, answers = random.randint(*ANSWERED_BEFORE_KILL), 0
+    async with connected(case, killed) as one, connected(case, other) as two:
+
+        async def post_once(caller: Caller) -> bool:
+            nonlocal answers
+            is_answered = await caller.post(sent) in {200, 208}
+            answers += is_answered and caller is one
+            if answers == enough and killed.is_running:
+                killed.kill()
+            return is_answered
+
+        posting = [post_once(caller) for caller in (one, two) for _ in range(IDENTICAL_POSTS // 2)]
+        first = Counter(await asyncio.gather(*posting))
+        killed.start_again()
+        await system.ready()
+        again = await asyncio.gather(*((one, two)[number % 2].post(sent) for number in range(first[False])))
+    code = await other.stop()
+    system.installation.services.remove(other)
+    case.expect(code == 0, f"the second api ended with {code}")
+    case.expect(first[True] > 0 and first[False] > 0, f"the kill came too early or too late: {first}")
     case.expect(set(again) <= {200, 208}, f"sent again, it was answered {Counter(again)}")
-    return await case.closed(f"{first[True]} answered before the kill, {first[False]} sent again: one effect")
+    bodies = {orjson.dumps(answer, option=orjson.OPT_SORT_KEYS) for answer in sent.answers}
+    case.expect(
+        (len(bodies), len(sent.answers)) == (1, IDENTICAL_POSTS),
+        f"{len(bodies)} different bodies in {len(sent.answers)} answers",
+    )
+    return await case.closed(
+        f"{first[True]} answered and {first[False]} not when one of two apis was killed, those sent again:"
+        f" {len(sent.answers)} identical bodies, one effect"
+    )
+
+
+@asynccontextmanager
+async def connected(case: Case, api: ServiceProcess) -> AsyncIterator[Caller]:
+    """A client of one api that keeps so many requests waiting for a few connections."""
+    connector = aiohttp.TCPConnector(limit=IDENTICAL_CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield Caller(ApiClient(session, api.url, credentials(case.key)), case.record)
 
 
 async def unique_events(system: System, random: Random) -> Report:

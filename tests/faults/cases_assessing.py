@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from random import Random
+from statistics import mean
 from uuid import UUID
 
 import asyncpg
@@ -15,12 +16,13 @@ from tallymarks.service import new_id, utc_now
 from tallymarks_assessor.assess import Assessor
 from tests.acceptance.installation import ASSESSOR
 from tests.faults.cases import Case
+from tests.faults.faults import DEADLOCK, SERIALIZATION_FAILURE, failing_sometimes
 from tests.faults.inside.sitecustomize import KILLING
 from tests.faults.record import Sent
 from tests.faults.system import System
 from tests.faults.trial import Report
-from tests.faults.workload import VISIT, VISIT_POINTS, uuid_of
-from tests.parts import until
+from tests.faults.workload import VISIT_POINTS, uuid_of
+from tests.parts import sessions_waiting_for_locks, until
 
 RAISING = "Poison.Raise"
 RAISE = f"""
@@ -41,7 +43,10 @@ ASSESSED = "SELECT count(*) FROM events WHERE tenant_id = $1 AND event_id = ANY(
 NEIGHBOURS, REJECTED = 100, 1_000
 # So many messages around the one that kills are taken with it, and delivered as often.
 DRAIN_SECONDS = 180.0
-WORKERS, CONTENDED_EVENTS, CONTENDED_BATCH, ATTEMPTS_MAX = 64, 640, 20, 50
+WORKERS, CONTENDED_EVENTS, CONTENDED_BATCH, ATTEMPTS_MAX = 64, 1_000, 5, 50
+CONTENDED_FAILING_SHARE, CONTENDING, LOOK_SECONDS = 0.1, "contending", 0.02
+LIMITED, LIMITED_POINTS, LIMIT = "Limited", 7, 600
+MATCHED = "SELECT count(*) FROM transactions WHERE tenant_id = $1 AND event_id = ANY($2::uuid[])"
 DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 # A superuser passes the wall that there is for the services.
 TAMPER = "UPDATE transactions SET amount = amount + 1 WHERE tenant_id = $1 AND event_id = $2 RETURNING transaction_id"
@@ -131,32 +136,76 @@ async def dead_letter_target_stopped(system: System, random: Random) -> Report:
 
 
 async def contending_workers(system: System, random: Random) -> Report:
-    """Very many assessors on two customers, with batches in any order, of which each event is in two."""
+    """Very many assessors on two customers: small batches in any order, of which each event is in two.
+
+    One rule may match so often in all, so that everyone also meets at its row; and some statements are refused as they
+    are where transactions are in each other's way.
+    """
     case = await Case.opened("contending-workers", system, random)
+    await make_limited_rule(case)
     customer_ids = [uuid_of(random) for _ in range(2)]
-    events = [case.visit(random.choice(customer_ids)) for _ in range(CONTENDED_EVENTS)]
-    for sent in events:
+    visits = [case.visit(random.choice(customer_ids)) for _ in range(CONTENDED_EVENTS)]
+    limited = [limited_event(case, random.choice(customer_ids)) for _ in range(CONTENDED_EVENTS)]
+    for sent in visits:
         sent.answered(200, {})  # they are handed to assessors right away
+    events = [*visits, *limited]
     twice = [*random.sample(events, len(events)), *random.sample(events, len(events))]
     batches = [twice[start : start + CONTENDED_BATCH] for start in range(0, len(twice), CONTENDED_BATCH)]
-    database = Database(system.owner_url, pool_size=WORKERS, application_name="contending")
+    database = Database(system.owner_url, pool_size=WORKERS, application_name=CONTENDING)
     await database.open()
-    assessor = Assessor(database, system.topology, now=utc_now, new_id=new_id)
-    async with system.owner() as owner:
+    async with system.owner() as owner, system.owner() as injecting:
         before = await owner.fetchval(DEADLOCKS)
         try:
-            shares = [batches[number::WORKERS] for number in range(WORKERS)]
-            tries = [await_all(assessor, case.key.tenant_id, share) for share in shares]
-            attempts = sum(await asyncio.gather(*tries))
+            async with failing_sometimes(injecting, CONTENDED_FAILING_SHARE, DEADLOCK, SERIALIZATION_FAILURE):
+                tries = [
+                    assess_all(Assessor(database, system.topology, now=utc_now, new_id=new_id), case, share)
+                    for share in (batches[number::WORKERS] for number in range(WORKERS))
+                ]
+                working = asyncio.gather(*tries)
+                waiting = await waiting_while(working, owner)
+                attempts = sum(await working)
         finally:
             await database.close()
         deadlocks = await owner.fetchval(DEADLOCKS) - before
+        matched = await owner.fetchval(MATCHED, case.key.tenant_id, [UUID(sent.event_id) for sent in limited])
+    case.expect(max(waiting) > 1, "nobody waited for anybody")
+    case.expect(matched == LIMIT, f"a rule that may match {LIMIT} times matched {matched} times")
     return await case.closed(
-        f"{WORKERS} workers, {len(batches)} batches, {attempts - len(batches)} tried again, {deadlocks} deadlocks"
+        f"{WORKERS} workers, {len(batches):,} batches, {attempts - len(batches):,} tried again, 0 given up,"
+        f" {deadlocks} real deadlocks; waiting for locks: {max(waiting)} at the most, {mean(waiting):.0f} at a time;"
+        f" {matched} of {LIMIT} matches"
     )
 
 
-async def await_all(assessor: Assessor, tenant_id: UUID, batches: Sequence[Sequence[Sent]]) -> int:
+async def make_limited_rule(case: Case) -> None:
+    """Make a rule that may match so many times, for all customers together."""
+    rule = {
+        "name": LIMITED,
+        "eventType": "action",
+        "status": "active",
+        "criteria": [{"type": "nameSpace", "operator": "equals", "value": LIMITED}],
+        "fulfilments": [{"type": "points", "amount": LIMITED_POINTS}],
+        "limits": {"total": LIMIT},
+    }
+    status, _ = await case.caller.call("POST", "/api/v1/admin/rules", rule)
+    case.expect(status == 200, f"the rule was answered {status}")
+
+
+def limited_event(case: Case, customer_id: str) -> Sent:
+    """An event of that rule: whether it gives anything depends on who comes first."""
+    return case.sent("action", LIMITED_POINTS, customer_id, nameSpace=LIMITED)
+
+
+async def waiting_while(working: asyncio.Future[list[int]], owner: asyncpg.Connection) -> list[int]:
+    """Count again and again how many wait for somebody's lock, until the work is done."""
+    waiting = [0]
+    while not working.done():
+        waiting.append(await sessions_waiting_for_locks(owner, CONTENDING))
+        await asyncio.wait({working}, timeout=LOOK_SECONDS)
+    return waiting
+
+
+async def assess_all(assessor: Assessor, case: Case, batches: Sequence[Sequence[Sent]]) -> int:
     """Assess batches as one worker would; gives how often it tried.
 
     Raises:
@@ -168,7 +217,7 @@ async def await_all(assessor: Assessor, tenant_id: UUID, batches: Sequence[Seque
         for _ in range(ATTEMPTS_MAX):
             attempts += 1
             try:
-                await assessor.assess(tenant_id, events)
+                await assessor.assess(case.key.tenant_id, events)
             except TRANSIENT_ERRORS:
                 await asyncio.sleep(0.05)
             else:
@@ -181,7 +230,10 @@ async def await_all(assessor: Assessor, tenant_id: UUID, batches: Sequence[Seque
 def event_of(sent: Sent) -> ActionEvent:
     """The event as a message carries it."""
     return ActionEvent(
-        event_id=UUID(sent.event_id), customer_id=UUID(sent.customer_id), name_space=VISIT, created_at=utc_now()
+        event_id=UUID(sent.event_id),
+        customer_id=UUID(sent.customer_id),
+        name_space=str(sent.event["nameSpace"]),
+        created_at=utc_now(),
     )
 
 

@@ -1,10 +1,13 @@
 """The faults: what each does to the system, and takes back again. Recovery is the system's own affair."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from random import Random
+
+import asyncpg
 
 from tests.acceptance.installation import API, ASSESSOR, SERVICES
 from tests.faults.system import BROKER, CLIENT, DATABASE, System, other_services
@@ -20,7 +23,7 @@ FAIL_SOMETIMES = """
 CREATE FUNCTION fail_sometimes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF random() < {share} THEN
-        RAISE EXCEPTION 'injected' USING ERRCODE = '{code}';
+        RAISE EXCEPTION 'injected' USING ERRCODE = (ARRAY[{codes}])[1 + floor(random() * {count})::int];
     END IF;
     RETURN NULL;
 END
@@ -128,12 +131,19 @@ async def two_assessors(system: System, random: Random) -> None:
 
 async def fail_statements(code: str, system: System, random: Random) -> None:
     """Let the database refuse some of the statements that write, with this SQLSTATE."""
-    async with system.owner() as owner:
-        await owner.execute(FAIL_SOMETIMES.format(share=FAILING_SHARE, code=code))
-        try:
-            await asyncio.sleep(random.uniform(2, 3))
-        finally:
-            await owner.execute(FAIL_NO_MORE)
+    async with system.owner() as owner, failing_sometimes(owner, FAILING_SHARE, code):
+        await asyncio.sleep(random.uniform(2, 3))
+
+
+@asynccontextmanager
+async def failing_sometimes(owner: asyncpg.Connection, share: float, *codes: str) -> AsyncIterator[None]:
+    """Let this share of the statements that write the ledger fail with one of these SQLSTATEs."""
+    quoted = ", ".join(f"'{code}'" for code in codes)
+    await owner.execute(FAIL_SOMETIMES.format(share=share, codes=quoted, count=len(codes)))
+    try:
+        yield
+    finally:
+        await owner.execute(FAIL_NO_MORE)
 
 
 async def step_clock(seconds: float, system: System, random: Random) -> None:
