@@ -55,7 +55,7 @@ class Authenticator:
         """
         self._database = database
         self._clock = clock
-        self._cache: LRUCache[tuple[str, str], _Cached] = LRUCache(limits.API_KEYS_CACHED_MAX)
+        self._cache: LRUCache[tuple[UUID, str], _Cached] = LRUCache(limits.API_KEYS_CACHED_MAX)
         # Keys that nobody has used here yet are looked up one at a time: whoever makes keys up leaves a connection for
         # those that are known, which would else be trusted unread for want of one.
         self._strangers = asyncio.Semaphore(1)
@@ -70,22 +70,22 @@ class Authenticator:
         tenant, api_key, secret = (headers.get(name, "") for name in (TENANT_HEADER, KEY_HEADER, SECRET_HEADER))
         if not (tenant and api_key and secret) or max(map(len, (tenant, api_key, secret))) > HEADER_LENGTH_MAX:
             raise Unauthorized
-        known = await self._known(tenant, api_key)
+        if not api_key.isascii() or not api_key.isprintable():
+            raise Unauthorized
+        try:
+            tenant_id = UUID(tenant)
+        except ValueError:
+            raise Unauthorized from None
+        known = await self._known(tenant_id, api_key)
         if known is None or not is_secret(secret, known.secret_sha256) or not known.is_enabled:
             raise Unauthorized
         return known.caller
 
-    async def _known(self, tenant: str, api_key: str) -> _Known | None:
-        cached = self._cache.get((tenant, api_key))
+    async def _known(self, tenant_id: UUID, api_key: str) -> _Known | None:
+        cached = self._cache.get((tenant_id, api_key))
         now = self._clock()
         if cached is not None and now < cached.fresh_until:
             return cached.known
-        if not api_key.isascii() or not api_key.isprintable():
-            return None
-        try:
-            tenant_id = UUID(tenant)
-        except ValueError:
-            return None
         if cached is not None:
             # One request looks; those that arrive meanwhile need not wait for it.
             cached.fresh_until = now + 2 * LOOKUP_TIMEOUT_SECONDS
@@ -99,9 +99,9 @@ class Authenticator:
             cached.fresh_until = self._clock() + limits.API_KEY_FRESH_SECONDS
             return cached.known
         if known is None:
-            self._cache.pop((tenant, api_key), None)
+            self._cache.pop((tenant_id, api_key), None)
         else:
-            self._cache[tenant, api_key] = _Cached(known, now, now + limits.API_KEY_FRESH_SECONDS)
+            self._cache[tenant_id, api_key] = _Cached(known, now, now + limits.API_KEY_FRESH_SECONDS)
         return known
 
     async def _read(self, tenant_id: UUID, api_key: str) -> _Known | None:

@@ -180,6 +180,18 @@ async def test_a_known_key_is_not_read_again_while_it_is_fresh(
     refused(await integration.get(CUSTOMERS), 401, "Unauthorized")
 
 
+async def test_a_known_key_is_known_however_its_tenant_is_spelled(
+    integration: ApiClient, owner: asyncpg.Connection, tenant: Tenant
+) -> None:
+    """Else one key could take the place of all others in what is held in memory."""
+    assert (await integration.get(CUSTOMERS)).status == 200
+    await owner.execute("UPDATE api_keys SET is_enabled = false")
+    tenant_id = str(tenant.tenant_id)
+    for spelling in (tenant_id.upper(), tenant_id.replace("-", ""), f"{{{tenant_id}}}"):
+        headers = {**integration.headers, "x-tenant-id": spelling}
+        assert (await integration.call("GET", CUSTOMERS, headers=headers)).status == 200
+
+
 async def test_a_secret_is_shown_once_and_kept_nowhere(
     api: ApiClient, owner: asyncpg.Connection, tenant: Tenant
 ) -> None:
