@@ -168,6 +168,10 @@ ACCOUNT_LOCK_TIMEOUT_SECONDS = 3.0
 """How long a request waits for an account that others are moving points of."""
 CLOSE_TIMEOUT_SECONDS = 2.0
 RECONNECT_INTERVAL_SECONDS = 1.0
+NACKED_WAIT_SECONDS = 0.05
+"""Before a message that the broker has refused is published again."""
+NACKS_PER_CHANNEL_MAX = 20
+"""After a second of refusals another channel is tried."""
 HEAD_TIMEOUT_SECONDS = 10.0
 """For the request line and the headers, from the first byte on (the first time: from the connection on)."""
 BODY_TIMEOUT_SECONDS = 30.0

@@ -9,7 +9,9 @@ from typing import Any
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage, AbstractRobustChannel
-from aio_pika.exceptions import ChannelPreconditionFailed
+from aio_pika.exceptions import ChannelPreconditionFailed, DeliveryError
+from aio_pika.robust_exchange import RobustExchange
+from pamqp.commands import Basic
 
 from tallymarks import limits
 from tallymarks.broker import Broker, OutgoingMessage, Topology
@@ -197,6 +199,26 @@ async def test_a_nack_is_published_again_until_it_is_taken(broker: Broker) -> No
     second = await full.get()
     assert second.body == b"second"
     await second.ack()
+
+
+async def test_a_channel_that_refuses_again_and_again_is_replaced(
+    broker: Broker, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a channel does whose first message for a queue met a leader that was dead."""
+    publish: Any = RobustExchange.publish
+    refusing: set[object] = set()
+
+    async def publish_unless_refusing(exchange: RobustExchange, *arguments: Any, **options: Any) -> Any:
+        if not refusing:
+            refusing.add(exchange.channel)
+        if exchange.channel in refusing:
+            raise DeliveryError(None, Basic.Nack())
+        return await publish(exchange, *arguments, **options)
+
+    monkeypatch.setattr(RobustExchange, "publish", publish_unless_refusing)
+    await asyncio.gather(*(broker.publish(message_to(topology)) for _ in range(10)))
+    assert await messages_ready(broker, topology.events_queue(0)) == 10
+    assert len(refusing) == 1
 
 
 async def test_a_queue_that_never_takes_a_message_is_a_refusal(
