@@ -3,7 +3,7 @@ nowhere."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,9 +32,9 @@ class Proxy:
         self.lead_to(server_url)
         self.release()
 
-    def lead_to(self, server_url: str) -> None:
-        """Forward new connections to this server."""
-        self._server_url = urlsplit(server_url)
+    def lead_to(self, *server_urls: str) -> None:
+        """Forward new connections to this server: of several, as a load balancer would, to the first that is there."""
+        self._server_urls = [urlsplit(url) for url in server_urls]
 
     @property
     def url(self) -> str:
@@ -42,8 +42,9 @@ class Proxy:
         if self._listener is None:
             raise RuntimeError("the proxy does not listen")
         host, port = self._listener.sockets[0].getsockname()[:2]
-        credentials, at, _ = self._server_url.netloc.rpartition("@")
-        return self._server_url._replace(netloc=f"{credentials}{at}{host}:{port}", query="").geturl()
+        server_url = self._server_urls[0]
+        credentials, at, _ = server_url.netloc.rpartition("@")
+        return server_url._replace(netloc=f"{credentials}{at}{host}:{port}", query="").geturl()
 
     def hold(self, direction: Direction) -> None:
         """Forward nothing more in this direction; nobody is told."""
@@ -95,9 +96,12 @@ class Proxy:
         to_server.close()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if directories := parse_qs(self._server_url.query).get("host"):
-            return await asyncio.open_unix_connection(f"{directories[0]}/{SOCKET_NAME}")
-        return await asyncio.open_connection(self._server_url.hostname, self._server_url.port)
+        for server_url in self._server_urls:
+            with suppress(OSError):
+                if directories := parse_qs(server_url.query).get("host"):
+                    return await asyncio.open_unix_connection(f"{directories[0]}/{SOCKET_NAME}")
+                return await asyncio.open_connection(server_url.hostname, server_url.port)
+        raise ConnectionRefusedError
 
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction) -> None:
         try:

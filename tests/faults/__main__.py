@@ -17,6 +17,7 @@ from random import Random
 
 from tests.faults.cases import CASES
 from tests.faults.cases_assessing import CASES as ASSESSING_CASES
+from tests.faults.cases_cluster import CASES as CLUSTER_CASES
 from tests.faults.faults import Fault, all_faults
 from tests.faults.system import System, private_system
 from tests.faults.trial import Report, plan, trial
@@ -88,7 +89,7 @@ def all_trials(mixed: int) -> dict[str, Trial]:
         print("mix: " + ", ".join(fault.name for fault in planned), flush=True)
         return await trial(system, MIX, planned, random)
 
-    return trials | {MIX: mix} | CASES | ASSESSING_CASES
+    return trials | {MIX: mix} | CASES | CLUSTER_CASES | ASSESSING_CASES
 
 
 def alone(fault: Fault) -> Trial:

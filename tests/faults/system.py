@@ -60,6 +60,8 @@ class System:
     owner_url: str
     topology: Topology
     proxies: Mapping[tuple[str, str], Proxy]
+    directory: Path
+    """For the logs, and for whatever else a case starts."""
     postgres: PostgresServer | None = None
     rabbitmq: RabbitmqNode | None = None
     services: dict[str, ServiceProcess] = field(default_factory=dict)
@@ -111,9 +113,13 @@ class System:
         await asyncio.to_thread(wait_until_ready, server)
         if isinstance(server, RabbitmqNode):
             # It has another port each time.
-            for (_, part), proxy in self.proxies.items():
-                if part == BROKER:
-                    proxy.lead_to(server.url)
+            self.lead_to_broker(server.url)
+
+    def lead_to_broker(self, *urls: str) -> None:
+        """Lead everyone's new connections to this broker; of several nodes, to the first that is there."""
+        for (_, part), proxy in self.proxies.items():
+            if part == BROKER:
+                proxy.lead_to(*urls)
 
     async def mended(self) -> None:
         """Start again what a trial has left broken, so that the next one has a system to begin with."""
@@ -185,7 +191,7 @@ async def system_on(
             for part, url in ((BROKER, amqp_url), (DATABASE, database_url))
         }
         topology = Topology(topology_prefix, PARTITIONS)
-        system = System(installation, database, database_url, topology, proxies)
+        system = System(installation, database, database_url, topology, proxies, logs)
         try:
             for name in SERVICES:
                 system.services[name] = system.start(name)
@@ -214,19 +220,33 @@ async def private_system(directory: Path) -> AsyncIterator[System]:
     if script is None:
         raise LocalServerError("The faults need an installed rabbitmq-server.")
     postgres = PostgresServer(directory / "postgres", {"max_connections": "200"})
-    logs = directory / "logs"
-    logs.mkdir(mode=0o755)
+    logs = new_directory(directory / "logs")
     with running(postgres), running(RabbitmqNode(directory / "rabbitmq", script)) as rabbitmq:
-        postgres.create_database(DATABASE_NAME)
-        url = postgres.url(DATABASE_NAME)
-        async with aiohttp.ClientSession() as session:
-            migrating = Installation({"DATABASE_URL": url}, logs, session)
-            ran = await migrating.command("migrate")
-        if ran.exit_code != 0:
-            raise LocalServerError(f"The database cannot be migrated: {ran.errors}")
+        url = await migrated_database(postgres, DATABASE_NAME, logs)
         async with system_on(url, rabbitmq.url, f"faults-{os.getpid()}", logs) as system:
             system.postgres, system.rabbitmq = postgres, rabbitmq
             yield system
+
+
+def new_directory(directory: Path) -> Path:
+    """Make a directory for logs."""
+    directory.mkdir(mode=0o755)
+    return directory
+
+
+async def migrated_database(postgres: PostgresServer, name: str, logs: Path) -> str:
+    """Make a database with the schema; gives its address.
+
+    Raises:
+        LocalServerError: it cannot be migrated.
+    """
+    postgres.create_database(name)
+    url = postgres.url(name)
+    async with aiohttp.ClientSession() as session:
+        ran = await Installation({"DATABASE_URL": url}, logs, session).command("migrate")
+    if ran.exit_code != 0:
+        raise LocalServerError(f"The database cannot be migrated: {ran.errors}")
+    return url
 
 
 def other_services() -> tuple[str, ...]:

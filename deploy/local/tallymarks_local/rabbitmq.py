@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tallymarks_local.servers import (
@@ -49,6 +50,24 @@ raft.wal_max_size_bytes = 67108864
 log.console = false
 log.file.level = warning
 """
+# A node that has no data yet joins the first one of its cluster.
+CLUSTER_CONFIGURATION = """\
+cluster_formation.peer_discovery_backend = classic_config
+cluster_formation.classic_config.nodes.1 = {first_node}
+"""
+BUSY_SCHEDULERS = "+sbwt very_long +sbwtdcpu very_long +sbwtdio very_long"
+
+
+@dataclass(frozen=True)
+class ClusterMember:
+    """What a node is in a cluster: its own name, and what it shares with the others."""
+
+    node_name: str
+    first_node_name: str
+    epmd_port: int
+    """Of a port mapper that somebody else starts and ends."""
+    home: Path
+    """A directory that holds the cookie."""
 
 
 class RabbitmqNode:
@@ -56,9 +75,11 @@ class RabbitmqNode:
 
     name = "RabbitMQ"
 
-    def __init__(self, directory: Path, server_script: Path) -> None:
+    def __init__(self, directory: Path, server_script: Path, member: ClusterMember | None = None) -> None:
+        """Take the directory, and for one of several nodes what it is among them; `start` starts it."""
         self._directory = directory.resolve()
         self._server_script = server_script
+        self._member = member
         self._port = 0
         self._environment: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,13 +93,17 @@ class RabbitmqNode:
     def start(self) -> None:
         """Stop a node that an earlier run left on this directory, write the settings, and start."""
         self.stop_leftover()
-        self._port, epmd_port, distribution_port = free_ports(3)
-        home = self._directory / "home"
+        member, home = self._member, self._directory / "home"
+        self._port, distribution_port, epmd_port = free_ports(3)
+        settings = CONFIGURATION.format(port=self._port)
+        if member is not None:
+            home, epmd_port = member.home, member.epmd_port
+            settings += CLUSTER_CONFIGURATION.format(first_node=member.first_node_name)
         for folder in (self._directory, home, self._log_folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._output.unlink(missing_ok=True)
         configuration = self._directory / "rabbitmq.conf"
-        configuration.write_text(CONFIGURATION.format(port=self._port))
+        configuration.write_text(settings)
         plugins = self._directory / "enabled_plugins"
         plugins.write_text("[].\n")
         self._environment = environment = {
@@ -88,7 +113,7 @@ class RabbitmqNode:
             DIRECTORY_VARIABLE: str(self._directory),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(epmd_port),
-            "RABBITMQ_NODENAME": NODE_NAME,
+            "RABBITMQ_NODENAME": NODE_NAME if member is None else member.node_name,
             "RABBITMQ_DIST_PORT": str(distribution_port),
             "RABBITMQ_MNESIA_BASE": str(self._directory / "mnesia"),
             "RABBITMQ_FEATURE_FLAGS_FILE": str(self._directory / "feature_flags"),
@@ -97,12 +122,13 @@ class RabbitmqNode:
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self._directory / "generated"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            # Schedulers that wait busily start the node in 5 s instead of 10-23 s on two virtual cores.
-            "RABBITMQ_SERVER_ERL_ARGS": "+sbwt very_long +sbwtdcpu very_long +sbwtdio very_long",
+            # Schedulers that wait busily start one node in 5 s instead of 10-23 s on two virtual cores; not several.
+            "RABBITMQ_SERVER_ERL_ARGS": BUSY_SCHEDULERS if member is None else "",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
         # A port mapper that the node starts outlives it as nobody's child; ours ends with us and leaves no zombie.
-        self._port_mapper = self._spawn(["epmd", "-address", "127.0.0.1", "-port", str(epmd_port)], environment)
+        if member is None:
+            self._port_mapper = self._spawn(["epmd", "-address", "127.0.0.1", "-port", str(epmd_port)], environment)
         self._process = self._spawn([str(self._server_script)], environment)
 
     def is_ready(self) -> bool:
@@ -120,6 +146,11 @@ class RabbitmqNode:
             else f"{self.name} ended by itself with code {code}; its logs are in {self._log_folder}"
         )
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """Stop gracefully, by force after a time; ends the port mapper (epmd) too."""
         if self._process is not None:
@@ -135,6 +166,13 @@ class RabbitmqNode:
             self._port_mapper.wait()
             self._port_mapper = None
             self.stop_leftover()
+
+    def crash(self) -> None:
+        """End it in the middle of whatever it does."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
 
     def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl` on the node that was started; gives what it printed.
