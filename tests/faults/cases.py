@@ -14,7 +14,7 @@ import orjson
 from tallymarks.tenants import CreatedApiKey
 from tests.acceptance.installation import API, ASSESSOR, Json, ServiceProcess
 from tests.faults.check import Findings
-from tests.faults.faults import DO, crash_postgresql, cut, kill, stop_rabbitmq
+from tests.faults.faults import DO, crash_postgresql, crash_rabbitmq, cut, kill
 from tests.faults.record import Record, Sent
 from tests.faults.system import BROKER, DATABASE, System
 from tests.faults.trial import Report
@@ -83,6 +83,7 @@ class Case:
         await self.system.ready()
         found: Findings = await self.system.compared(self.record, self.key)
         self.problems += found.lines()
+        self.expect(await self.system.drained(), "the events queues did not drain")
         self.expect(await self.system.verified(self.key), "`tallymarks ledger verify` found something")
         self.expect(not self.record.overdue, f"{self.record.overdue} calls had no answer within the deadline")
         through = sum(bool(sent.answers) for sent in self.record.sent.values()) - len(found.lost)
@@ -143,7 +144,7 @@ async def unique_events(system: System, random: Random) -> Report:
     events = [case.visit(random.choice(customer_ids)) for _ in range(UNIQUE_EVENTS)]
     batches = [events[start : start + UNIQUE_BATCH] for start in range(0, UNIQUE_EVENTS, UNIQUE_BATCH)]
     posting = asyncio.gather(*(post_all(case.caller, batches) for _ in range(UNIQUE_POSTERS)))
-    faults: list[DO] = [partial(kill, ASSESSOR), partial(kill, API), crash_postgresql, stop_rabbitmq]
+    faults: list[DO] = [partial(kill, ASSESSOR), partial(kill, API), crash_postgresql, crash_rabbitmq]
     survived = 0
     while not posting.done() or survived < len(faults):
         await faults[survived % len(faults)](system, random)

@@ -10,7 +10,7 @@ from random import Random
 import asyncpg
 
 from tests.acceptance.installation import API, ASSESSOR, SERVICES
-from tests.faults.system import BROKER, CLIENT, DATABASE, System, other_services
+from tests.faults.system import BROKER, CLIENT, DATABASE, System
 from tests.proxy import Direction, Proxy
 
 DO = Callable[[System, Random], Awaitable[None]]
@@ -103,6 +103,14 @@ async def stop_rabbitmq(system: System, random: Random) -> None:
     await system.start_again(system.rabbitmq)
 
 
+async def crash_rabbitmq(system: System, random: Random) -> None:
+    """End the broker in the middle of whatever it does, and start it again after a time."""
+    assert system.rabbitmq is not None
+    await asyncio.to_thread(system.rabbitmq.crash)
+    await asyncio.sleep(random.uniform(0.5, 2))
+    await system.start_again(system.rabbitmq)
+
+
 async def crash_postgresql(system: System, random: Random) -> None:
     """End the database without a checkpoint, and start it again after a time."""
     assert system.postgres is not None
@@ -157,12 +165,9 @@ def all_faults() -> list[Fault]:
     """Every fault."""
     faults = [Fault(f"kill-{name}", partial(kill, name)) for name in SERVICES]
     faults += [Fault(f"terminate-{name}", partial(terminate, name)) for name in SERVICES]
-    pairs = {f"{name}-{part}": [(name, part)] for name in (API, ASSESSOR) for part in (BROKER, DATABASE)}
-    pairs[f"{CLIENT}-{API}"] = [(CLIENT, API)]
-    for name in other_services():
-        pairs[f"{name}-servers"] = [(name, BROKER), (name, DATABASE)]
+    pairs = [(name, part) for name in SERVICES for part in (BROKER, DATABASE)] + [(CLIENT, API)]
     for does, do in (("cut", cut), ("stall", stall), ("delay", delay)):
-        faults += [Fault(f"{does}-{name}", partial(do, between)) for name, between in pairs.items()]
+        faults += [Fault(f"{does}-{'-'.join(pair)}", partial(do, [pair])) for pair in pairs]
     return [
         *faults,
         Fault("two-assessors", two_assessors),
@@ -172,6 +177,7 @@ def all_faults() -> list[Fault]:
         Fault("clock-back", partial(step_clock, -CLOCK_STEP_SECONDS)),
         Fault("crash-postgresql", crash_postgresql, needs_servers=True),
         Fault("stop-rabbitmq", stop_rabbitmq, needs_servers=True),
+        Fault("crash-rabbitmq", crash_rabbitmq, needs_servers=True),
         Fault("memory-alarm", partial(alarm, MEMORY_ALARM), needs_servers=True),
         Fault("disk-alarm", partial(alarm, DISK_ALARM), needs_servers=True),
     ]

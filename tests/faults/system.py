@@ -20,7 +20,7 @@ from tallymarks.tenants import CreatedApiKey, create_tenant
 from tallymarks_local.postgres import PostgresServer
 from tallymarks_local.rabbitmq import RabbitmqNode, find_server_script, rabbitmq_server
 from tallymarks_local.servers import LocalServerError, running, wait_until_ready
-from tests.acceptance.installation import API, ASSESSOR, SERVICES, Installation, ServiceProcess
+from tests.acceptance.installation import API, SERVICES, Installation, ServiceProcess
 from tests.faults.check import Findings, findings, stored
 from tests.faults.record import Outcome, Record
 from tests.faults.workload import Workload
@@ -148,6 +148,21 @@ class System:
                 await until(partial(is_assessed, owner, key, record), RECOVERY_SECONDS)
             return findings(record, await stored(owner, key.tenant_id))
 
+    async def drained(self) -> bool:
+        """Wait until nothing is left in the events queues, or for long; tells whether nothing is."""
+
+        async def is_empty() -> bool:
+            async with self.channel() as channel:
+                names = [self.topology.events_queue(partition) for partition in range(self.topology.partitions)]
+                queues = [await channel.declare_queue(name, passive=True) for name in names]
+            return not any(queue.declaration_result.message_count for queue in queues)
+
+        try:
+            await until(is_empty, RECOVERY_SECONDS)
+        except TimeoutError:
+            return False
+        return True
+
     async def verified(self, key: CreatedApiKey) -> bool:
         """Whether `tallymarks ledger verify` finds nothing."""
         ran = await self.installation.command("ledger", "verify", "--tenant-id", str(key.tenant_id))
@@ -247,8 +262,3 @@ async def migrated_database(postgres: PostgresServer, name: str, logs: Path) -> 
     if ran.exit_code != 0:
         raise LocalServerError(f"The database cannot be migrated: {ran.errors}")
     return url
-
-
-def other_services() -> tuple[str, ...]:
-    """The services that have nothing to do with most events."""
-    return tuple(name for name in SERVICES if name not in {API, ASSESSOR})

@@ -71,6 +71,8 @@ async def trial(system: System, name: str, faults: Sequence[Fault], random: Rand
     problems += found.lines()
     if record.overdue:
         problems.append(f"{record.overdue} calls had no answer within the deadline")
+    if not await system.drained():
+        problems.append("the events queues did not drain")
     if not await system.verified(key):
         problems.append("`tallymarks ledger verify` found something")
     count = {outcome: sum(1 for _ in record.of(outcome)) for outcome in Outcome}

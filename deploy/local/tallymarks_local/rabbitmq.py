@@ -169,10 +169,9 @@ class RabbitmqNode:
 
     def crash(self) -> None:
         """End it in the middle of whatever it does."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            self._process = None
 
     def control(self, *arguments: str) -> str:
         """Run `rabbitmqctl` on the node that was started; gives what it printed.
