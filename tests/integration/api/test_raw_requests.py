@@ -28,20 +28,22 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def head(api: ApiClient, line: str, *headers: str) -> bytes:
-    """The head of a request with credentials, after which the connection is to be closed."""
+    """The head of a request: with credentials last, so that others in it are looked at, and to close the connection."""
     known = [f"{name}: {value}" for name, value in {"host": "api", **api.headers, "connection": "close"}.items()]
-    return "\r\n".join([line, *known, *headers, "", ""]).encode("latin-1")
+    return "\r\n".join([line, *headers, *known, "", ""]).encode("latin-1")
 
 
-async def statuses(api: ApiClient, sent: bytes) -> list[int]:
-    """Send bytes, and read until the connection is closed; gives the statuses of the answers."""
+async def statuses(api: ApiClient, *sent: bytes) -> list[int]:
+    """Send bytes, each lot when the one before was looked at; read to the end, and give the statuses of the answers."""
     address = urlsplit(api.base_url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     read = bytearray()
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             with suppress(ConnectionError):
-                writer.write(sent)
+                for lot in sent:
+                    writer.write(lot)
+                    assert (await api.get("/health/live")).status == 200
                 while piece := await reader.read(65_536):
                     read += piece
     finally:
@@ -96,7 +98,8 @@ HEADS: dict[str, Sequence[str]] = {
     "a header without a value": (f"GET {CUSTOMERS} HTTP/1.1", "name"),
     "a header with a NUL": (f"GET {CUSTOMERS} HTTP/1.1", "name: a\x00b"),
     "a folded header": (f"GET {CUSTOMERS} HTTP/1.1", "name: a", "  b"),
-    "a trace of bytes": (f"GET {CUSTOMERS} HTTP/1.1", "traceparent: \xff\xfe"),
+    "a trace of bytes": (POST, JSON, "content-length: 2", "traceparent: \xff\xfe"),
+    "a secret of bytes": (f"GET {CUSTOMERS} HTTP/1.1", "x-api-key: \xff\xfe", "x-api-secret: \xff\xfe"),
 }
 CHUNKS = (
     b"zz\r\n{}\r\n0\r\n\r\n",
@@ -141,8 +144,9 @@ async def test_strange_heads_are_answered_or_refused(api: ApiClient) -> None:
 @pytest.mark.usefixtures("no_fault")
 async def test_strange_chunks_are_refused(api: ApiClient) -> None:
     for chunks in CHUNKS:
-        answered = await statuses(api, head(api, POST, JSON, CHUNKED) + chunks)
-        assert [status // 100 for status in answered] == [4], chunks
+        for sent in ([head(api, POST, JSON, CHUNKED) + chunks], [head(api, POST, JSON, CHUNKED), chunks]):
+            answered = await statuses(api, *sent)
+            assert [status // 100 for status in answered] == [4], sent
 
 
 @pytest.mark.usefixtures("no_fault")
