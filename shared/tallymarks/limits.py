@@ -189,8 +189,8 @@ REQUESTS_DRAIN_SECONDS = 15.0
 """How long requests under way may take once a stop is asked for."""
 STOP_TIMEOUT_SECONDS = 25.0
 """What a stop may take in all; Kubernetes kills after 30 s by default."""
-API_KEY_FRESH_SECONDS = 2.0
-"""A disabled key stops working within this."""
+API_KEY_FRESH_SECONDS = 1.0
+"""A key is read again after this, which may take a second more: so a disabled one stops working within two."""
 API_KEY_STALE_SECONDS = 24 * 3600.0
 """How long a known key goes on working while PostgreSQL is away."""
 OUTBOX_POLL_SECONDS = 0.5

@@ -5,8 +5,9 @@ from hashlib import sha256
 
 import pytest
 
-from tallymarks import credentials
+from tallymarks import credentials, limits
 from tallymarks.credentials import NewCredential, is_secret
+from tallymarks_api import auth
 
 
 def test_keys_and_secrets_are_never_the_same() -> None:
@@ -57,3 +58,7 @@ def test_secrets_are_compared_in_constant_time_whatever_their_length(monkeypatch
     wrong = ["", "x", made.secret[:-1], made.secret + "x", "x" + made.secret[1:], made.secret[:-1] + "x", "é" * 4000]
     assert [is_secret(given, made.secret_sha256) for given in (*wrong, made.secret)] == [False] * len(wrong) + [True]
     assert compared == [(sha256().digest_size, sha256().digest_size)] * (len(wrong) + 1)
+
+
+def test_a_disabled_key_stops_within_two_seconds_also_while_it_is_read_again() -> None:
+    assert limits.API_KEY_FRESH_SECONDS + auth.LOOKUP_TIMEOUT_SECONDS <= 2

@@ -88,7 +88,7 @@ class Authenticator:
             return cached.known
         if cached is not None:
             # One request looks; those that arrive meanwhile need not wait for it.
-            cached.fresh_until = now + 2 * LOOKUP_TIMEOUT_SECONDS
+            cached.fresh_until = now + LOOKUP_TIMEOUT_SECONDS
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._strangers if cached is None else nullcontext():
                 known = await self._read(tenant_id, api_key)

@@ -14,6 +14,7 @@ from tallymarks.database import Database
 from tallymarks.errors import Unauthorized, Unavailable
 from tallymarks.service import listening, new_id
 from tallymarks.settings import Settings
+from tallymarks_api import auth
 from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator, _Known
 from tallymarks_api.balances import Balances
@@ -23,7 +24,7 @@ from tallymarks_api.intake import Intake
 from tallymarks_api.main import ENDPOINTS, application
 from tests.integration.api.answers import contents, queued, refused
 from tests.integration.api.given import API_KEYS, CUSTOMERS, POINTS, RULES, Json, filled, fresh_id, made, points
-from tests.parts import Answered, ApiClient, Clock, Tenant, credentials
+from tests.parts import Answered, ApiClient, Clock, Tenant, credentials, until
 
 
 class Seconds:
@@ -190,6 +191,45 @@ async def test_a_known_key_is_known_however_its_tenant_is_spelled(
     for spelling in (tenant_id.upper(), tenant_id.replace("-", ""), f"{{{tenant_id}}}"):
         headers = {**integration.headers, "x-tenant-id": spelling}
         assert (await integration.call("GET", CUSTOMERS, headers=headers)).status == 200
+
+
+async def test_while_a_key_is_read_again_it_is_trusted_no_longer_than_that_may_take(
+    database: Database, tenant: Tenant, owner: asyncpg.Connection, seconds: Seconds
+) -> None:
+    class Stalled(Authenticator):
+        """The second look at the database takes as long as the test likes."""
+
+        def __init__(self) -> None:
+            super().__init__(database, seconds)
+            self.looks = 0
+            self.may_end = asyncio.Event()
+
+        async def _read(self, tenant_id: UUID, api_key: str) -> _Known | None:
+            self.looks += 1
+            known = await super()._read(tenant_id, api_key)
+            if self.looks == 2:
+                await self.may_end.wait()
+            return known
+
+        async def is_looking(self) -> bool:
+            return self.looks == 2
+
+    authenticator, right = Stalled(), credentials(tenant.integration)
+    await authenticator.authenticate(right)
+    seconds.now += limits.API_KEY_FRESH_SECONDS
+    looking = asyncio.create_task(authenticator.authenticate(right))
+    await until(authenticator.is_looking)
+    await owner.execute("UPDATE api_keys SET is_enabled = false")
+    await authenticator.authenticate(right)
+    assert authenticator.looks == 2
+    seconds.now += auth.LOOKUP_TIMEOUT_SECONDS
+    with pytest.raises(Unauthorized):
+        await authenticator.authenticate(right)
+    authenticator.may_end.set()
+    # It is answered by what was so when it looked, and nobody after it is.
+    await asyncio.gather(looking, return_exceptions=True)
+    with pytest.raises(Unauthorized):
+        await authenticator.authenticate(right)
 
 
 async def test_a_secret_is_shown_once_and_kept_nowhere(
