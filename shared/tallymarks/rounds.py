@@ -6,12 +6,14 @@ another holds.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from uuid import UUID
 
 import structlog
 
 from tallymarks import limits
+from tallymarks.broker import Topology
 from tallymarks.database import CONTENTION_ERRORS, TIMEOUT_ERRORS, TRANSIENT_ERRORS, Database
 from tallymarks.logs import reason_of
 from tallymarks.sql import tenancy
@@ -22,6 +24,19 @@ TENANTS_PAGE = 100
 
 Turn = Callable[[UUID], Awaitable[int]]
 """Does one lot of a tenant; gives the number of what it did."""
+
+
+@dataclass
+class Housekeeper:
+    """What housekeeping that leaves something in the outbox is done with."""
+
+    database: Database
+    topology: Topology
+    _: KW_ONLY
+    now: Callable[[], datetime]
+    new_id: Callable[[], UUID]
+    committed: asyncio.Event
+    """Set when something waits in the outbox."""
 
 
 async def keep_going(

@@ -1,15 +1,12 @@
 """Anniversaries become events: each customer's, each year, once."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID, uuid5
 
 from prometheus_client import Counter
 
 from tallymarks import limits, outbox, rounds
-from tallymarks.broker import Topology
-from tallymarks.database import Database
 from tallymarks.events import Anniversary, AnniversaryEvent
 from tallymarks.messages import event_messages
 from tallymarks.segments import anniversary
@@ -22,24 +19,8 @@ ID_NAMESPACE = UUID("b3b1d70a-6f5c-4c93-8a7e-5d0f2c9e4b16")
 """What the ids of anniversaries are derived in; another would make every anniversary count again."""
 
 
-class Anniversaries:
+class Anniversaries(rounds.Housekeeper):
     """Publishes anniversaries that have come. Replicas take different customers, and wait for nobody."""
-
-    def __init__(
-        self,
-        database: Database,
-        topology: Topology,
-        *,
-        now: Callable[[], datetime],
-        new_id: Callable[[], UUID],
-        committed: asyncio.Event,
-    ) -> None:
-        """Take the parts; `committed` is set when events wait in the outbox."""
-        self._database = database
-        self._topology = topology
-        self._now = now
-        self._new_id = new_id
-        self._committed = committed
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until stopped."""
@@ -50,7 +31,7 @@ class Anniversaries:
     async def publish_due(self, stop: asyncio.Event) -> int:
         """Give each tenant with anniversaries that have come a turn; give the number published."""
         return await rounds.one_round(
-            self._database, sql.SELECT_TENANTS_WITH_DUE, self.publish_due_of, now=self._now, stop=stop
+            self.database, sql.SELECT_TENANTS_WITH_DUE, self.publish_due_of, now=self.now, stop=stop
         )
 
     async def publish_due_of(self, tenant_id: UUID) -> int:
@@ -59,8 +40,8 @@ class Anniversaries:
         Each moves its customer on by one year. Where years were missed the customer is due again, and has the event of
         each of them, in their order, lot by lot.
         """
-        async with self._database.transaction(tenant_id) as connection:
-            now = self._now()
+        async with self.database.transaction(tenant_id) as connection:
+            now = self.now()
             rows = await connection.fetch(sql.LOCK_DUE, tenant_id, now, limits.CALENDAR_EVENTS_MAX)
             if not rows:
                 return 0
@@ -77,9 +58,9 @@ class Anniversaries:
                     for row, event in zip(rows, events, strict=True)
                 ],
             )
-            messages = list(event_messages(self._topology, tenant_id, events, self._new_id))
+            messages = list(event_messages(self.topology, tenant_id, events, self.new_id))
             await outbox.put(connection, tenant_id, messages, now)
-        self._committed.set()
+        self.committed.set()
         ANNIVERSARIES_PUBLISHED.inc(len(events))
         return len(events)
 

@@ -1,39 +1,19 @@
 """Triggers that are due become action events, each once."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime
 from uuid import UUID
 
 from prometheus_client import Counter
 
 from tallymarks import limits, outbox, rounds, triggers
-from tallymarks.broker import Topology
-from tallymarks.database import Database
 from tallymarks.messages import event_messages
 from tallymarks.sql import triggers as sql
 
 TRIGGERS_PUBLISHED = Counter("tallymarks_triggers_published", "Triggers that became events")
 
 
-class Triggers:
+class Triggers(rounds.Housekeeper):
     """Publishes triggers that are due. Replicas take different rows, and wait for nobody."""
-
-    def __init__(
-        self,
-        database: Database,
-        topology: Topology,
-        *,
-        now: Callable[[], datetime],
-        new_id: Callable[[], UUID],
-        committed: asyncio.Event,
-    ) -> None:
-        """Take the parts; `committed` is set when events wait in the outbox."""
-        self._database = database
-        self._topology = topology
-        self._now = now
-        self._new_id = new_id
-        self._committed = committed
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until stopped."""
@@ -44,19 +24,19 @@ class Triggers:
     async def publish_due(self, stop: asyncio.Event) -> int:
         """Give each tenant with due triggers a turn; give the number published."""
         return await rounds.one_round(
-            self._database, sql.SELECT_TENANTS_WITH_DUE, self.publish_due_of, now=self._now, stop=stop
+            self.database, sql.SELECT_TENANTS_WITH_DUE, self.publish_due_of, now=self.now, stop=stop
         )
 
     async def publish_due_of(self, tenant_id: UUID) -> int:
         """Publish one bounded lot of a tenant's triggers, oldest first, and delete them; give their number."""
-        async with self._database.transaction(tenant_id) as connection:
-            now = self._now()
+        async with self.database.transaction(tenant_id) as connection:
+            now = self.now()
             due = await triggers.take_due(connection, tenant_id, now=now, limit=limits.CALENDAR_EVENTS_MAX)
             if not due:
                 return 0
             events = [triggers.event_of(trigger) for trigger in due]
-            messages = list(event_messages(self._topology, tenant_id, events, self._new_id))
+            messages = list(event_messages(self.topology, tenant_id, events, self.new_id))
             await outbox.put(connection, tenant_id, messages, now)
-        self._committed.set()
+        self.committed.set()
         TRIGGERS_PUBLISHED.inc(len(events))
         return len(events)

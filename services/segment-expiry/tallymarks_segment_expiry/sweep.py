@@ -1,38 +1,18 @@
 """Removing lapsed memberships: tenant by tenant, a bounded number in a transaction, with any number of replicas."""
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime
 from uuid import UUID
 
 from prometheus_client import Counter
 
 from tallymarks import limits, memberships, rounds
-from tallymarks.broker import Topology
-from tallymarks.database import Database
 from tallymarks.sql import memberships as sql
 
 MEMBERSHIPS_LAPSED = Counter("tallymarks_memberships_lapsed", "Lapsed memberships removed")
 
 
-class Sweeper:
+class Sweeper(rounds.Housekeeper):
     """Removes what has lapsed. Replicas take different rows, and wait for nobody."""
-
-    def __init__(
-        self,
-        database: Database,
-        topology: Topology,
-        *,
-        now: Callable[[], datetime],
-        new_id: Callable[[], UUID],
-        committed: asyncio.Event,
-    ) -> None:
-        """Take the parts; `committed` is set when notifications wait in the outbox."""
-        self._database = database
-        self._topology = topology
-        self._now = now
-        self._new_id = new_id
-        self._committed = committed
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep until stopped."""
@@ -43,21 +23,21 @@ class Sweeper:
     async def sweep(self, stop: asyncio.Event) -> int:
         """Give each tenant with lapsed memberships a turn; give the number removed."""
         return await rounds.one_round(
-            self._database, sql.SELECT_TENANTS_WITH_LAPSED, self.sweep_tenant, now=self._now, stop=stop
+            self.database, sql.SELECT_TENANTS_WITH_LAPSED, self.sweep_tenant, now=self.now, stop=stop
         )
 
     async def sweep_tenant(self, tenant_id: UUID) -> int:
         """Remove one bounded lot of a tenant's lapsed memberships in one transaction; give their number."""
-        async with self._database.transaction(tenant_id) as connection:
+        async with self.database.transaction(tenant_id) as connection:
             removed = await memberships.remove_lapsed(
                 connection,
-                self._topology,
+                self.topology,
                 tenant_id,
-                now=self._now(),
+                now=self.now(),
                 limit=limits.SWEEP_MEMBERSHIPS_MAX,
-                new_id=self._new_id,
+                new_id=self.new_id,
             )
         if removed:
-            self._committed.set()
+            self.committed.set()
             MEMBERSHIPS_LAPSED.inc(removed)
         return removed
