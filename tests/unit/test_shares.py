@@ -1,6 +1,7 @@
 """A batch is cut by customer, and nobody's events overtake each other."""
 
 import asyncio
+import weakref
 from uuid import UUID
 
 import pytest
@@ -97,6 +98,22 @@ class TestTurns:
         async with turns.taking(turns.give(share(0))):
             pass
         assert not turns.give(share(0)).after
+
+    async def test_of_what_is_over_nothing_is_kept_by_those_after_it(self) -> None:
+        class Events(list[AnyEvent]):
+            """What a weak reference can be made to."""
+
+        turns, events = Turns(), Events()
+        kept = weakref.ref(events)
+        first = turns.give(Share(TENANT, 0, events))
+        second = turns.give(share(0))
+        async with turns.taking(first):
+            pass
+        del first, events
+        third = turns.give(share(0))
+        async with turns.taking(second):
+            assert kept() is None
+        assert len(third.after) == 1
 
     @staticmethod
     async def _take(turns: Turns, turn: Turn, begun: asyncio.Event) -> None:

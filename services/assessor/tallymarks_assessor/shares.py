@@ -64,8 +64,10 @@ class Turns:
     async def taking(self, turn: Turn) -> AsyncIterator[Share]:
         """Wait for the turn; on leaving it is over."""
         try:
-            for other in turn.after:
-                await other.is_over.wait()
+            for is_over in [other.is_over for other in turn.after]:
+                await is_over.wait()
+            # Else, as long as one overlaps the next, each keeps the one before it, and so all that ever were.
+            turn.after = ()
             yield turn.share
         finally:
             self._turns.remove(turn)
