@@ -55,6 +55,14 @@ class Proxy:
         for flowing in self._flowing.values():
             flowing.set()
 
+    def strand(self) -> None:
+        """Forward nothing more on the connections that there are, for good, as when a machine is lost; nobody is told.
+        New connections are served."""
+        for flowing in self._flowing.values():
+            flowing.clear()
+        self._flowing = {direction: asyncio.Event() for direction in Direction}
+        self.release()
+
     def held_bytes(self, direction: Direction) -> int:
         """How much was sent in this direction and not forwarded, of what the proxy has read."""
         return self._held[direction]
@@ -104,11 +112,12 @@ class Proxy:
         raise ConnectionRefusedError
 
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction) -> None:
+        flowing = self._flowing[direction]
         try:
             while chunk := await source.read(CHUNK_BYTES_MAX):
                 self._held[direction] += len(chunk)
                 try:
-                    await self._flowing[direction].wait()
+                    await flowing.wait()
                     await asyncio.sleep(self.delay_seconds)
                 finally:
                     self._held[direction] -= len(chunk)

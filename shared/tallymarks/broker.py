@@ -1,8 +1,8 @@
 """RabbitMQ: the topology, publishing with confirms, and messages taken from the queues."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from uuid import UUID
 from zlib import crc32
@@ -67,6 +67,21 @@ class OutgoingMessage:
     is_mandatory: bool = True
 
 
+@contextmanager
+def loss_as_error() -> Iterator[None]:
+    """Raise an `OSError` where the driver cancels what is under way, because a connection that hung was given up.
+
+    Nobody has cancelled the task then, and whoever awaits it must not take it for that.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionAbortedError("the connection hung and was given up") from None
+
+
 class Broker:
     """One connection to RabbitMQ that comes back by itself, with a channel that publishes."""
 
@@ -88,6 +103,7 @@ class Broker:
                     self._url,
                     timeout=limits.CONNECT_TIMEOUT_SECONDS,
                     reconnect_interval=limits.RECONNECT_INTERVAL_SECONDS,
+                    heartbeat=limits.HEARTBEAT_SECONDS,
                     client_properties={"connection_name": self._name},
                 )
             except UNAVAILABLE_ERRORS as error:
@@ -146,7 +162,8 @@ class Broker:
         """
         try:
             async with asyncio.timeout(self._confirm_timeout_seconds):
-                await self._publish_until_confirmed(message)
+                with loss_as_error():
+                    await self._publish_until_confirmed(message)
         except TimeoutError:
             raise Unavailable("The broker did not confirm in time.") from None
         except PublishError:

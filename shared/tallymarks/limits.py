@@ -168,6 +168,8 @@ ACCOUNT_LOCK_TIMEOUT_SECONDS = 3.0
 """How long a request waits for an account that others are moving points of."""
 CLOSE_TIMEOUT_SECONDS = 2.0
 RECONNECT_INTERVAL_SECONDS = 1.0
+HEARTBEAT_SECONDS = 10
+"""Between the broker and us, so that a lost machine, which breaks no connection, is noticed after three of them."""
 NACKED_WAIT_SECONDS = 0.05
 """Before a message that the broker has refused is published again."""
 NACKS_PER_CHANNEL_MAX = 20

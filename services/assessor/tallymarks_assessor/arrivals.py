@@ -11,7 +11,7 @@ from aio_pika.exceptions import ChannelInvalidStateError
 from pydantic import ValidationError
 
 from tallymarks import limits
-from tallymarks.broker import UNAVAILABLE_ERRORS
+from tallymarks.broker import UNAVAILABLE_ERRORS, loss_as_error
 from tallymarks.events import AnyEvent, EventMessage
 from tallymarks.logs import reason_of
 from tallymarks.messages import read_events
@@ -111,7 +111,8 @@ def is_gone(message: AbstractIncomingMessage) -> bool:
 async def acknowledge(batch: Sequence[Taken]) -> None:
     """Acknowledge messages whose effect is committed; on a connection that is gone they come again, to no effect."""
     try:
-        for taken in batch:
-            await taken.message.ack()
+        with loss_as_error():
+            for taken in batch:
+                await taken.message.ack()
     except UNAVAILABLE_ERRORS as error:
         log.warning("messages could not be acknowledged and come again", messages=len(batch), reason=reason_of(error))

@@ -201,6 +201,37 @@ async def test_a_nack_is_published_again_until_it_is_taken(broker: Broker) -> No
     await second.ack()
 
 
+async def test_a_broker_that_is_lost_without_a_word_is_left(
+    proxy: Proxy, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine is gone, and nothing has broken the connection; whoever is led elsewhere is answered."""
+    monkeypatch.setattr(limits, "HEARTBEAT_SECONDS", 1)
+    arrived = asyncio.Event()
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        await message.ack()
+        arrived.set()
+
+    async with broker_at(proxy.url, topology, confirm_timeout_seconds=1) as broker:
+        await broker.open()
+        consuming = await broker.consume(take)
+        proxy.strand()
+        with pytest.raises(Unavailable):
+            await broker.publish(message_to(topology))
+
+        async def is_published() -> bool:
+            try:
+                await broker.publish(message_to(topology))
+            except Unavailable:
+                return False
+            return True
+
+        await until(is_published)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await arrived.wait()
+        await consuming.close()
+
+
 async def test_a_channel_that_refuses_again_and_again_is_replaced(
     broker: Broker, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
