@@ -5,6 +5,7 @@ The services know one address, as of a load balancer or a Kubernetes Service: `l
 
 import asyncio
 import time
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from random import Random
@@ -21,12 +22,34 @@ from tests.parts import until
 PAUSE_SECONDS_MAX = 10.0
 POSTERS, POSTER_CUSTOMERS = 4, 10
 BEFORE_SECONDS, AFTER_SECONDS = 1.0, 2.0
-# Which node is killed, and to which one the services are connected, as seen from the one that leads the queues.
-KILLS = {
-    "the leader": (0, 1),
-    "the node that the services are connected to": (1, 1),
-    "both in one": (0, 0),
-}
+# What the heartbeats take to find out that nobody is at the other end any more, and some more.
+LOST_PAUSE_SECONDS_MAX = 45.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A node that is killed, and the one that the services are connected to, both as seen from the queues' leader.
+
+    A node that is lost breaks no connection, as when its machine is without power.
+    """
+
+    who: str
+    killed: int
+    connected: int
+    is_lost: bool = False
+
+    @property
+    def pause_seconds_max(self) -> float:
+        """How long nothing may be confirmed."""
+        return LOST_PAUSE_SECONDS_MAX if self.is_lost else PAUSE_SECONDS_MAX
+
+
+KILLS = (
+    Kill("the leader", 0, 1),
+    Kill("the one that the services are connected to", 1, 1),
+    Kill("both in one", 0, 0),
+    Kill("both in one, lost without a word", 0, 0, is_lost=True),
+)
 
 
 class Posters:
@@ -89,31 +112,35 @@ async def broker_node_killed(system: System, random: Random) -> Report:
         case.workload.start()
         posters.start()
         try:
-            pauses = {who: await kill_node(cluster, case, posters, *offsets) for who, offsets in KILLS.items()}
+            pauses = {kill: await kill_node(cluster, case, posters, kill) for kill in KILLS}
         finally:
             await asyncio.gather(posters.stop(), case.workload.stop())
-        for who, seconds in pauses.items():
-            case.expect(seconds < PAUSE_SECONDS_MAX, f"{who} killed: publishing paused for {seconds:.1f} s")
-        longest = ", ".join(f"{seconds:.1f} s ({who})" for who, seconds in pauses.items())
+        for kill, seconds in pauses.items():
+            problem = f"{kill.who} killed: publishing paused for {seconds:.1f} s"
+            case.expect(seconds < kill.pause_seconds_max, problem)
+        longest = ", ".join(f"{seconds:.1f} s ({kill.who})" for kill, seconds in pauses.items())
         return await case.closed(f"3 members each; longest pause of a partition: {longest}")
 
 
-async def kill_node(cluster: RabbitmqCluster, case: Case, posters: Posters, killed: int, connected: int) -> float:
+async def kill_node(cluster: RabbitmqCluster, case: Case, posters: Posters, kill: Kill) -> float:
     """Kill a node and start it again; gives for how long nothing was confirmed."""
     names = case.system.topology
     events_queues = [names.events_queue(partition) for partition in range(names.partitions)]
     whole = partial(cluster.is_whole, [*events_queues, names.dead_letters])
     await until(whole)
     leader = await cluster.leader_of(events_queues[0])
-    victim, first = (leader + killed) % NODES, (leader + connected) % NODES
+    victim, first = (leader + kill.killed) % NODES, (leader + kill.connected) % NODES
     case.system.lead_to_broker(*cluster.urls(first))
-    for (_, part), proxy in case.system.proxies.items():
-        if part == BROKER:
-            proxy.cut()
+    to_broker = [proxy for (_, part), proxy in case.system.proxies.items() if part == BROKER]
+    for proxy in to_broker:
+        proxy.cut()
     await until(partial(posters.go_on, time.monotonic()))
     await case.system.ready()
     since = time.monotonic()
     await asyncio.sleep(BEFORE_SECONDS)
+    if kill.is_lost:
+        for proxy in to_broker:
+            proxy.strand()
     cluster.nodes[victim].crash()
     await until(partial(posters.go_on, time.monotonic() + AFTER_SECONDS))
     await cluster.start_again(victim)
