@@ -26,7 +26,7 @@ MIX = "mix"
 # The whole run ends by itself within this: what has not had its turn then is reported as not run.
 BUDGET_SECONDS = 14 * 60.0
 # One that hangs is given up, and counts as a failure.
-TRIAL_SECONDS_MAX = 240.0
+TRIAL_SECONDS_MAX = 300.0
 
 Trial = Callable[[System, Random], Coroutine[object, object, Report]]
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -35,7 +35,8 @@ CONFIRM_TIMEOUT_SECONDS = "5"
 PARTITIONS = 2
 INSIDE = Path(__file__).with_name("inside")
 RECOVERY_SECONDS = 90.0
-"""How long it may take after a fault until all is assessed and every service is ready, by themselves."""
+"""How long it may take after a fault until more is assessed and every service is ready, by themselves."""
+LOOK_SECONDS = 0.25
 
 
 class FaultyInstallation(Installation):
@@ -141,11 +142,17 @@ class System:
         return await self.compared(workload.record, key)
 
     async def compared(self, record: Record, key: CreatedApiKey) -> Findings:
-        """Wait until all that was accepted is assessed, or for long; then compare."""
+        """Wait until all that was accepted is assessed, or until for long nothing more was; then compare."""
         async with self.owner() as owner:
+            most, since = -1, time.monotonic()
             # What has not come by then is found to be lost.
-            with suppress(TimeoutError):
-                await until(partial(is_assessed, owner, key, record), RECOVERY_SECONDS)
+            while time.monotonic() - since < RECOVERY_SECONDS:
+                assessed, is_all = await count_assessed(owner, key, record)
+                if is_all:
+                    break
+                if assessed > most:
+                    most, since = assessed, time.monotonic()
+                await asyncio.sleep(LOOK_SECONDS)
             return findings(record, await stored(owner, key.tenant_id))
 
     async def drained(self) -> bool:
@@ -169,15 +176,16 @@ class System:
         return ran.exit_code == 0
 
 
-async def is_assessed(owner: asyncpg.Connection, key: CreatedApiKey, record: Record) -> bool:
-    """Whether every event that was accepted is recorded, and nothing waits in the outbox."""
+async def count_assessed(owner: asyncpg.Connection, key: CreatedApiKey, record: Record) -> tuple[int, bool]:
+    """Count the accepted events that are assessed; tell whether all are, and nothing waits in the outbox."""
     accepted = [sent.event_id for sent in record.of(Outcome.ACCEPTED)]
-    recorded = await owner.fetchval(
+    assessed: int = await owner.fetchval(
         "SELECT count(*) FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[]) AND assessed_at IS NOT NULL",
         key.tenant_id,
         accepted,
     )
-    return bool(recorded == len(accepted)) and not await owner.fetchval("SELECT count(*) FROM outbox")
+    is_all = assessed == len(accepted) and not await owner.fetchval("SELECT count(*) FROM outbox")
+    return assessed, is_all
 
 
 @asynccontextmanager
