@@ -19,10 +19,7 @@ class ActionAmount(Comparison[Amount]):
 
     type: Literal["actionAmount"]
     possible: ClassVar = AMOUNTS
-
-    def event_types(self) -> frozenset[EventType]:
-        """Actions."""
-        return frozenset({EventType.ACTION})
+    looks_at: ClassVar = frozenset({EventType.ACTION})
 
     def number(self, facts: Facts) -> Decimal | None:
         """Give the amount."""
@@ -34,10 +31,7 @@ class ActionCount(Comparison[Count]):
 
     type: Literal["actionCount"]
     possible: ClassVar = Numbers.whole(0, limits.COUNT_MAX)
-
-    def event_types(self) -> frozenset[EventType]:
-        """Actions."""
-        return frozenset({EventType.ACTION})
+    looks_at: ClassVar = frozenset({EventType.ACTION})
 
     def number(self, facts: Facts) -> int | None:
         """Give the count."""
@@ -49,10 +43,7 @@ class TransactionAmount(Comparison[Amount]):
 
     type: Literal["transactionAmount"]
     possible: ClassVar = AMOUNTS
-
-    def event_types(self) -> frozenset[EventType]:
-        """Transactions."""
-        return frozenset({EventType.TRANSACTION})
+    looks_at: ClassVar = frozenset({EventType.TRANSACTION})
 
     def number(self, facts: Facts) -> Decimal | None:
         """Give the amount."""
@@ -62,9 +53,7 @@ class TransactionAmount(Comparison[Amount]):
 class PointsComparison(Comparison[Points]):
     """Compares a number of points when points were moved."""
 
-    def event_types(self) -> frozenset[EventType]:
-        """Points events."""
-        return frozenset({EventType.POINTS})
+    looks_at: ClassVar = frozenset({EventType.POINTS})
 
 
 class PointsQuantityIs(PointsComparison):
@@ -116,10 +105,7 @@ class YearsSinceJoining(Comparison[Count]):
 
     type: Literal["yearsSinceJoining"]
     possible: ClassVar = Numbers.whole(1, limits.INSTANT_MAX.year - limits.INSTANT_MIN.year)
-
-    def event_types(self) -> frozenset[EventType]:
-        """Anniversaries."""
-        return frozenset({EventType.ANNIVERSARY})
+    looks_at: ClassVar = frozenset({EventType.ANNIVERSARY})
 
     def number(self, facts: Facts) -> int | None:
         """Give the years."""

@@ -39,10 +39,7 @@ class NthEvent(CriterionBase):
 
     type: Literal["nthEvent"]
     n: Nth
-
-    def event_types(self) -> frozenset[EventType]:
-        """Only what is recorded counts."""
-        return RECORDED_TYPES
+    looks_at: ClassVar = RECORDED_TYPES
 
     def check(self, facts: Facts) -> Check:
         """Count the event in, in the order of assessment."""
@@ -59,10 +56,7 @@ class EveryNthEvent(CriterionBase):
 
     type: Literal["everyNthEvent"]
     n: Nth
-
-    def event_types(self) -> frozenset[EventType]:
-        """Only what is recorded counts."""
-        return RECORDED_TYPES
+    looks_at: ClassVar = RECORDED_TYPES
 
     def check(self, facts: Facts) -> Check:
         """Count the event in, in the order of assessment."""
@@ -105,10 +99,7 @@ class WindowCriterion(CriterionBase):
     looks_back: ClassVar[bool] = True
 
     count: Counted
-
-    def event_types(self) -> frozenset[EventType]:
-        """Only what is recorded counts."""
-        return RECORDED_TYPES
+    looks_at: ClassVar = RECORDED_TYPES
 
     def _check(self, facts: Facts, window: Window | None) -> Check:
         """Count the event in; it is itself in its window, where it has one."""
@@ -174,10 +165,7 @@ class LifetimeEventValue(Comparison[Amount]):
     """
 
     type: Literal["lifetimeEventValue"]
-
-    def event_types(self) -> frozenset[EventType]:
-        """Only these have a value."""
-        return frozenset(VALUED_TYPES)
+    looks_at: ClassVar = frozenset(VALUED_TYPES)
 
     def number(self, facts: Facts) -> Decimal:
         """Give the sum with this event."""
@@ -198,10 +186,7 @@ class LifetimeEventThreshold(CriterionBase):
 
     type: Literal["lifetimeEventThreshold"]
     value: Annotated[Amount, Field(gt=0)]
-
-    def event_types(self) -> frozenset[EventType]:
-        """Only these have a value."""
-        return frozenset(VALUED_TYPES)
+    looks_at: ClassVar = frozenset(VALUED_TYPES)
 
     def check(self, facts: Facts) -> Check:
         """Look at the sum before and after."""
@@ -222,10 +207,7 @@ class LifetimeSpend(Comparison[Amount]):
     """
 
     type: Literal["lifetimeSpend"]
-
-    def event_types(self) -> frozenset[EventType]:
-        """A customer has spent something, or nothing, whatever the event is."""
-        return RULE_TYPES
+    looks_at: ClassVar = RULE_TYPES
 
     def number(self, facts: Facts) -> Decimal:
         """Give the sum with this event."""

@@ -24,10 +24,7 @@ class TotalComparison(Comparison[Amount]):
     """Compares one of the totals of an order or a basket."""
 
     possible: ClassVar = AMOUNTS
-
-    def event_types(self) -> frozenset[EventType]:
-        """Orders and baskets."""
-        return PURCHASE_TYPES
+    looks_at: ClassVar = PURCHASE_TYPES
 
     def number(self, facts: Facts) -> Decimal | None:
         """Give the total."""
@@ -80,10 +77,7 @@ class ProductQuantity(Comparison[Count]):
     type: Literal["productQuantity"]
     sku: RequiredText | None = None
     possible: ClassVar = Numbers.whole(0, limits.ORDER_ITEMS_MAX * limits.COUNT_MAX)
-
-    def event_types(self) -> frozenset[EventType]:
-        """Orders and baskets."""
-        return PURCHASE_TYPES
+    looks_at: ClassVar = PURCHASE_TYPES
 
     def number(self, facts: Facts) -> int | None:
         """Add up the quantities; None where there are no items."""
@@ -103,10 +97,7 @@ class TagCount(Comparison[Count]):
 
     type: Literal["tagCount"]
     possible: ClassVar = Numbers.whole(0, limits.ORDER_ITEMS_MAX * limits.ITEM_TAGS_MAX)
-
-    def event_types(self) -> frozenset[EventType]:
-        """Orders and baskets."""
-        return PURCHASE_TYPES
+    looks_at: ClassVar = PURCHASE_TYPES
 
     def number(self, facts: Facts) -> int | None:
         """Count the tags, each once; None where there are no items."""
@@ -124,10 +115,7 @@ class PaymentAmount(Comparison[Amount]):
     bank: RequiredText | None = None
     bin: RequiredText | None = None
     possible: ClassVar = Numbers(limits.ORDER_PAYMENTS_MAX * AMOUNTS.least, limits.ORDER_PAYMENTS_MAX * AMOUNTS.most)
-
-    def event_types(self) -> frozenset[EventType]:
-        """Orders and baskets."""
-        return PURCHASE_TYPES
+    looks_at: ClassVar = PURCHASE_TYPES
 
     def number(self, facts: Facts) -> Decimal | None:
         """Add up the payments; None where there are none."""
@@ -151,10 +139,7 @@ class PurchaseText(CriterionBase):
 
     operator: Literal["equals", "beginsWith", "notEquals"] = "equals"
     value: RequiredText
-
-    def event_types(self) -> frozenset[EventType]:
-        """Orders and baskets."""
-        return PURCHASE_TYPES
+    looks_at: ClassVar = PURCHASE_TYPES
 
     def found_by(self) -> FoundBy | None:
         """Tell that one of the texts must be the value."""

@@ -1,10 +1,11 @@
 """Criteria on what every event has, and on current memberships."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Literal
+from typing import ClassVar, Literal
 from uuid import UUID
 
-from tallymarks.events import EventType
+from tallymarks.events import EventBase, EventType
 from tallymarks.rules.claims import Claim, Texts
 from tallymarks.rules.criterion import Check, CriterionBase, FoundBy, listed
 from tallymarks.rules.facts import Facts
@@ -45,42 +46,44 @@ class NameSpace(CriterionBase):
         yield Claim("value", "nameSpace", Texts(self.value, is_whole=self.operator == "equals"))
 
 
-class Reference(CriterionBase):
+class EventText(CriterionBase):
+    """A text that every event may have, compared whole."""
+
+    value: RequiredText
+
+    def check(self, facts: Facts) -> Check:
+        """Compare the text."""
+        saw = self._text(facts.event)
+        return Check(saw == self.value, saw)
+
+    def found_by(self) -> FoundBy:
+        """Find it by the text."""
+        return FoundBy(self.type, self.value)
+
+    def claims(self, event_type: EventType) -> Iterator[Claim]:  # noqa: ARG002 - the same for every type
+        """Tell the text."""
+        yield Claim("value", self.type, Texts(self.value))
+
+    @abstractmethod
+    def _text(self, event: EventBase) -> str | None: ...
+
+
+class Reference(EventText):
     """Matches the event's reference."""
 
     type: Literal["reference"]
-    value: RequiredText
 
-    def check(self, facts: Facts) -> Check:
-        """Compare the reference."""
-        return Check(facts.event.reference == self.value, facts.event.reference)
-
-    def found_by(self) -> FoundBy:
-        """Find it by the reference."""
-        return FoundBy("reference", self.value)
-
-    def claims(self, event_type: EventType) -> Iterator[Claim]:  # noqa: ARG002 - the same for every type
-        """Tell the reference."""
-        yield Claim("value", "reference", Texts(self.value))
+    def _text(self, event: EventBase) -> str | None:
+        return event.reference
 
 
-class Campaign(CriterionBase):
+class Campaign(EventText):
     """Matches the event's campaign."""
 
     type: Literal["campaign"]
-    value: RequiredText
 
-    def check(self, facts: Facts) -> Check:
-        """Compare the campaign."""
-        return Check(facts.event.campaign == self.value, facts.event.campaign)
-
-    def found_by(self) -> FoundBy:
-        """Find it by the campaign."""
-        return FoundBy("campaign", self.value)
-
-    def claims(self, event_type: EventType) -> Iterator[Claim]:  # noqa: ARG002 - the same for every type
-        """Tell the campaign."""
-        yield Claim("value", "campaign", Texts(self.value))
+    def _text(self, event: EventBase) -> str | None:
+        return event.campaign
 
 
 def attribute_text(key: str, value: str) -> str:
@@ -106,46 +109,35 @@ class AttributeEquals(CriterionBase):
 
 
 class SegmentCriterion(CriterionBase):
-    """A condition on a current membership."""
+    """Matches when the customer is, or is not, a current member of the segment."""
 
     segment_id: UUID
+
+    wanted: ClassVar[Literal["member", "not a member"]]
+
+    def check(self, facts: Facts) -> Check:
+        """Look at the memberships as they are before the event."""
+        saw = "member" if facts.customer.is_member(self.segment_id, facts.now) else "not a member"
+        return Check(saw == self.wanted, saw)
 
     def segment_ids(self) -> Iterator[UUID]:
         """Name the segment asked about."""
         yield self.segment_id
 
-    def _saw(self, facts: Facts) -> str:
-        return "member" if facts.customer.is_member(self.segment_id, facts.now) else "not a member"
-
-    def _claim(self, wanted: str) -> Claim:
-        return Claim("segmentId", f"segment {self.segment_id}", Texts(wanted))
+    def claims(self, event_type: EventType) -> Iterator[Claim]:  # noqa: ARG002 - the same for every type
+        """Tell what the customer is."""
+        yield Claim("segmentId", f"segment {self.segment_id}", Texts(self.wanted))
 
 
 class InSegment(SegmentCriterion):
     """Matches when the customer is a current member of the segment."""
 
     type: Literal["inSegment"]
-
-    def check(self, facts: Facts) -> Check:
-        """Look at the memberships as they are before the event."""
-        saw = self._saw(facts)
-        return Check(saw == "member", saw)
-
-    def claims(self, event_type: EventType) -> Iterator[Claim]:  # noqa: ARG002 - the same for every type
-        """Tell that the customer is a member."""
-        yield self._claim("member")
+    wanted: ClassVar = "member"
 
 
 class NotInSegment(SegmentCriterion):
     """Matches when the customer is not a current member of the segment."""
 
     type: Literal["notInSegment"]
-
-    def check(self, facts: Facts) -> Check:
-        """Look at the memberships as they are before the event."""
-        saw = self._saw(facts)
-        return Check(saw == "not a member", saw)
-
-    def claims(self, event_type: EventType) -> Iterator[Claim]:  # noqa: ARG002 - the same for every type
-        """Tell that the customer is no member."""
-        yield self._claim("not a member")
+    wanted: ClassVar = "not a member"

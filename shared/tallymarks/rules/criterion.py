@@ -38,6 +38,8 @@ class FoundBy(NamedTuple):
 class CriterionBase(Model):
     """One condition of a rule."""
 
+    looks_at: ClassVar[frozenset[EventType]] = RULE_TYPES
+    """The types of event that it can look at."""
     looks_back: ClassVar[bool] = False
     """Whether it asks about windows of the past."""
 
@@ -55,7 +57,7 @@ class CriterionBase(Model):
 
     def event_types(self) -> frozenset[EventType]:
         """Name the types of event that it can look at."""
-        return RULE_TYPES
+        return self.looks_at
 
     def found_by(self) -> FoundBy | None:
         """Tell what an event must have to match, None where that is nothing that can be looked up."""
