@@ -43,7 +43,8 @@ class Turn:
     """When a share may begin: after those that came before it and may have a customer in common with it."""
 
     share: Share
-    after: Sequence["Turn"]
+    after: Sequence[asyncio.Event]
+    """When those are over; not they themselves, which would keep the events of all that ever overlapped."""
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -56,7 +57,7 @@ class Turns:
 
     def give(self, share: Share) -> Turn:
         """Give a share its turn; it must be taken, or those after it wait for ever."""
-        turn = Turn(share, [other for other in self._turns if other.share.may_share_a_customer_with(share)])
+        turn = Turn(share, [other.is_over for other in self._turns if other.share.may_share_a_customer_with(share)])
         self._turns.append(turn)
         return turn
 
@@ -64,10 +65,8 @@ class Turns:
     async def taking(self, turn: Turn) -> AsyncIterator[Share]:
         """Wait for the turn; on leaving it is over."""
         try:
-            for is_over in [other.is_over for other in turn.after]:
-                await is_over.wait()
-            # Else, as long as one overlaps the next, each keeps the one before it, and so all that ever were.
-            turn.after = ()
+            for other_is_over in turn.after:
+                await other_is_over.wait()
             yield turn.share
         finally:
             self._turns.remove(turn)
