@@ -99,8 +99,11 @@ MESSAGE_EVENTS_MAX = 250
 MESSAGE_BYTES_MAX = 256 * 1024
 """A message is closed at the first of the two, so that a full prefetch stays within tens of megabytes."""
 PREFETCH_MESSAGES = 200
-INTAKE_LOTS_AT_ONCE = 4
-"""Lots of requests whose events are published at the same time; the next lot gathers meanwhile."""
+INTAKE_LOTS_AT_ONCE = 2
+"""Lots of requests whose events are published at the same time; the next lot gathers meanwhile.
+
+One is looked up while the other waits for its confirm. More of them would be smaller, and each has a price of its own.
+"""
 BALANCE_LOTS_AT_ONCE = 2
 """Queries for the balances that were asked for together; the next lot gathers meanwhile."""
 BALANCES_TOGETHER_MAX = 100
