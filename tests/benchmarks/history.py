@@ -242,7 +242,7 @@ class Lot:
         """Make the rows of an order; gives the place of its customer, its points and its cents."""
         history = self._history
         place = self._orders.random.randrange(history.customers)
-        at = STORED_FROM + STORED_FOR * number / history.orders
+        at = STORED_FROM + STORED_FOR * (number / history.orders)
         at = at.replace(microsecond=at.microsecond // 1000 * 1000)
         order = self._orders.of(self._customer_ids[place])
         event = OrderEvent.model_validate({**order, "createdAt": format_instant(at)})
