@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from tallymarks_api.batcher import Batcher, done_by_tenant
+from tallymarks_api.batcher import GATHERING_TURNS, Batcher, done_by_tenant
 
 
 class Work:
@@ -26,9 +26,10 @@ class Work:
 
 
 async def added(batcher: Batcher[str, str], *items: str) -> list["asyncio.Task[str]"]:
+    """Add items at the same time; when this returns, those that need not wait are under way."""
     tasks = [asyncio.create_task(batcher.add(item)) for item in items]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    for _ in range(GATHERING_TURNS + 3):
+        await asyncio.sleep(0)
     return tasks
 
 
@@ -42,6 +43,15 @@ async def test_what_comes_alone_is_done_at_once_and_what_comes_meanwhile_togethe
     work.may_end.set()
     assert await asyncio.gather(*first, *others) == ["A", "B", "C"]
     assert work.lots == [["a"], ["b", "c"]]
+
+
+async def test_what_comes_at_the_same_time_is_done_together() -> None:
+    work = Work()
+    batcher = Batcher(work.do, at_once=2, size_max=10)
+    tasks = await added(batcher, "a", "b", "c")
+    assert work.lots == [["a", "b", "c"]]
+    work.may_end.set()
+    assert await asyncio.gather(*tasks) == ["A", "B", "C"]
 
 
 async def test_no_more_lots_are_under_way_than_may_be() -> None:
@@ -60,7 +70,7 @@ async def test_a_lot_is_bounded_by_the_sizes_of_its_items() -> None:
     tasks = [asyncio.create_task(batcher.add(item, size)) for item, size in (("a", 1), ("b", 3), ("c", 2), ("d", 9))]
     work.may_end.set()
     await asyncio.gather(*tasks)
-    assert work.lots == [["a"], ["b", "c"], ["d"]]
+    assert work.lots == [["a", "b"], ["c"], ["d"]]
 
 
 async def test_each_gets_its_own_result_or_error() -> None:

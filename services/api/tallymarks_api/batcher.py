@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 from uuid import UUID
 
+GATHERING_TURNS = 3
+"""Of the event loop: so many it takes a request from its first byte to here."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,8 +24,8 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Hands waiting items to `do` in lots.
 
-    Nothing is waited for: an item that comes alone is done alone and at once, those that come while `at_once` lots are
-    under way make up the next lot.
+    Nothing is waited for: an item that comes alone is done alone and at once; those that come at the same time, or
+    while `at_once` lots are under way, make up the next lot.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Batcher(Generic[Item, Result]):
         self._size_max = size_max
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._is_gathering = False
 
     async def add(self, item: Item, size: int = 1) -> Result:
         """Have an item done; raises what its result says, or what the work itself raised."""
@@ -56,8 +60,9 @@ class Batcher(Generic[Item, Result]):
         return result
 
     def _start(self) -> None:
-        while self._waiting and len(self._under_way) < self._at_once:
-            task = asyncio.create_task(self._run(self._next_lot()))
+        if self._waiting and not self._is_gathering and len(self._under_way) < self._at_once:
+            self._is_gathering = True
+            task = asyncio.create_task(self._run())
             self._under_way.add(task)
             task.add_done_callback(self._done)
 
@@ -73,8 +78,14 @@ class Batcher(Generic[Item, Result]):
             lot.append(self._waiting.popleft())
         return lot
 
-    async def _run(self, lot: list[_Waiting[Item, Result]]) -> None:
+    async def _run(self) -> None:
         """Do one lot; whatever becomes of it, each that waits is told."""
+        # What has arrived by now may still be on its way through the program: it is taken along, and not waited for.
+        for _ in range(GATHERING_TURNS):
+            await asyncio.sleep(0)
+        lot = self._next_lot()
+        self._is_gathering = False
+        self._start()
         # A caller who gave up need not be served; the others of the lot are.
         lot = [waiting for waiting in lot if not waiting.result.done()]
         if not lot:
