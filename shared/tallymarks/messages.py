@@ -22,7 +22,7 @@ REASON_LENGTH_MAX = 500
 
 def event_json(event: EventBase) -> bytes:
     """Give an event as it travels and as it is recorded; what is absent stays absent."""
-    return event.model_dump_json(exclude_none=True).encode()
+    return event.__pydantic_serializer__.to_json(event, exclude_none=True)
 
 
 def followed_event_json(event: EventBase, source_event_id: UUID, *, rule_id: UUID | None, depth: int) -> bytes:
