@@ -124,7 +124,9 @@ class Proxy:
                 target.write(chunk)
                 await target.drain()
         except OSError:
-            return
+            pass  # an end like any other
+        # Nor is it told that the other side has ended, while nothing is forwarded.
+        await flowing.wait()
 
 
 @asynccontextmanager
