@@ -7,7 +7,6 @@ import asyncpg
 import orjson
 import pytest
 
-from tallymarks import limits
 from tallymarks.broker import Broker
 from tallymarks.service import new_id
 from tests.acceptance.counting import (
@@ -55,9 +54,8 @@ async def test_an_api_told_to_stop_answers_the_requests_under_way(
         events = [action(new_id()) for _ in range(20)]
         redemptions = [redemption(customer_id, 1) for _ in range(5)]
         posting = asyncio.gather(*(post(client, one) for one in events))
-        # The broker holds the lots that are under way, and only their confirms are missing; the other events make up
-        # the next lot.
-        await until_messages_wait(broker, limits.INTAKE_LOTS_AT_ONCE)
+        # The broker holds what is under way, and only the confirms are missing; the other events make up the next lot.
+        await until_messages_wait(broker)
         async with owner.transaction():
             await owner.execute("SELECT FROM accounts WHERE customer_id = $1 FOR UPDATE", customer_id)
             redeeming = asyncio.gather(*(post(client, one) for one in redemptions))
@@ -73,9 +71,9 @@ async def test_an_api_told_to_stop_answers_the_requests_under_way(
     assert await owner.fetchval("SELECT balance FROM accounts") == 100 - redeemed.count(200)
 
 
-async def until_messages_wait(broker: Broker, message_count: int) -> None:
+async def until_messages_wait(broker: Broker) -> None:
     async def do_wait() -> bool:
-        return await messages_waiting(broker) == message_count
+        return await messages_waiting(broker) > 0
 
     await until(do_wait)
 
