@@ -139,9 +139,11 @@ VERIFY_TRANSACTIONS_MAX = 5_000
 DELIVERIES_MAX = 20
 """Deliveries of one message before the broker itself puts it aside (a crash costs one for each message prefetched)."""
 DELIVERIES_SUSPECT = 3
-"""A message that was delivered so often before is assessed alone: it may be what ended its assessors."""
+"""A message that was delivered so often before may be what ended its assessors: it is assessed apart from others."""
+SUSPECTS_TOGETHER_MAX = 64
+"""So many of such messages are assessed together, half as many after each delivery more, and at last one alone."""
 SUSPECTS_GATHER_SECONDS = 0.05
-"""How long more of them are waited for, to choose one of."""
+"""How long more of them are waited for, to choose from."""
 
 # What one process takes on at a time; beyond it, clients are refused (503) before they take memory.
 CONNECTIONS_MAX = 2_000

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from aio_pika.abc import AbstractIncomingMessage
@@ -32,6 +32,24 @@ class Taken:
         return self.content.events if isinstance(self.content, EventMessage) else ()
 
 
+@dataclass(slots=True)
+class _Filling:
+    """A batch as it fills."""
+
+    taken: list[Taken] = field(default_factory=list)
+    events: int = 0
+    size: int = 0
+
+    @property
+    def has_room(self) -> bool:
+        return self.events < limits.ASSESS_EVENTS_MAX and self.size < limits.ASSESS_BYTES_MAX
+
+    def add(self, message: AbstractIncomingMessage) -> None:
+        self.taken.append(read(message))
+        self.events += len(self.taken[-1].events)
+        self.size += len(message.body)
+
+
 class Arrivals:
     """What the broker has handed over. The prefetch bounds it; unread, since events take many times their bytes."""
 
@@ -49,36 +67,37 @@ class Arrivals:
 
     async def batch(self, first: AbstractIncomingMessage) -> list[Taken]:
         """Read the first message and what else has arrived, until they carry as many events as a batch holds."""
-        batch = [read(first)]
-        events, size = len(batch[0].events), len(first.body)
-        while events < limits.ASSESS_EVENTS_MAX and size < limits.ASSESS_BYTES_MAX and not self._arrived.empty():
+        batch = _Filling()
+        batch.add(first)
+        while batch.has_room and not self._arrived.empty():
             message = self._arrived.get_nowait()
             if is_gone(message):
                 continue  # it comes again, on the channel that took its place
             if is_suspect(message):
                 self._arrived.put_nowait(message)
                 break
-            batch.append(read(message))
-            events += len(batch[-1].events)
-            size += len(message.body)
+            batch.add(message)
             await asyncio.sleep(0)
-        return batch
+        return batch.taken
 
-    async def one_suspect(self, first: AbstractIncomingMessage) -> list[Taken]:
-        """Read one of the messages that have come again and again.
+    async def suspects(self, first: AbstractIncomingMessage) -> list[Taken]:
+        """Read a few of the messages that have come again and again, the fewer the more often they have.
 
-        One of them may be what ends assessors, and the others only near it in the queue: so they are taken one at a
-        time, in any order, and each end leaves fewer around the one at fault, before they have been delivered as often
-        as the broker lets it.
+        One of them may be what ends assessors, and the others only near it in the queue; or nothing is wrong but the
+        connection. They are taken in any order: each end leaves about half of them around the one at fault, which is
+        alone long before they have been delivered as often as the broker lets it.
         """
         await asyncio.sleep(limits.SUSPECTS_GATHER_SECONDS)
         arrived = [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
         suspects = [first, *(message for message in arrived if not is_gone(message))]
-        chosen = random.choice(suspects)  # noqa: S311 - it keeps no secret
+        random.shuffle(suspects)
+        most = together_max(max(map(deliveries_before, suspects)))
+        batch = _Filling()
+        while suspects and batch.has_room and len(batch.taken) < most:
+            batch.add(suspects.pop())
         for message in suspects:
-            if message is not chosen:
-                self._arrived.put_nowait(message)
-        return [read(chosen)]
+            self._arrived.put_nowait(message)
+        return batch.taken
 
 
 def read(message: AbstractIncomingMessage) -> Taken:
@@ -92,6 +111,11 @@ def read(message: AbstractIncomingMessage) -> Taken:
 def is_suspect(message: AbstractIncomingMessage) -> bool:
     """Tell whether a message came so often that it may be what ended its assessors."""
     return deliveries_before(message) >= limits.DELIVERIES_SUSPECT
+
+
+def together_max(deliveries: int) -> int:
+    """Give how many suspects are assessed together, of which one was delivered so often before: at last one."""
+    return max(1, limits.SUSPECTS_TOGETHER_MAX >> (deliveries - limits.DELIVERIES_SUSPECT))
 
 
 def deliveries_before(message: AbstractIncomingMessage) -> int:

@@ -90,7 +90,7 @@ class Batches:
     async def run(self, stop: asyncio.Event) -> None:
         """Assess batch after batch until `stop` is set; those under way are finished first.
 
-        The next one is read and begun while the last is written. What keeps coming again is assessed alone.
+        The next one is read and begun while the last is written. What keeps coming again is assessed without them.
         """
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -102,7 +102,7 @@ class Batches:
                         return
                     if is_suspect(first):
                         async with self._all_others_done():
-                            await self._see_through(self._planned(await self._arrivals.one_suspect(first)), stop)
+                            await self._see_through(self._planned(await self._arrivals.suspects(first)), stop)
                         self._slots.release()
                     else:
                         batch = self._planned(await self._arrivals.batch(first))

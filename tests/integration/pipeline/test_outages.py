@@ -17,7 +17,7 @@ from tallymarks.database import TRANSIENT_ERRORS, Database
 from tallymarks.events import AnyEvent
 from tallymarks.messages import read_events
 from tallymarks.service import new_id
-from tallymarks_assessor.arrivals import deliveries_before
+from tallymarks_assessor.arrivals import deliveries_before, together_max
 from tallymarks_assessor.assess import Assessed, Assessor
 from tallymarks_assessor.batches import Batches
 from tests.integration.pipeline.parts import (
@@ -406,8 +406,22 @@ async def test_what_a_broken_connection_had_brought_comes_again_and_the_assessor
     await assert_each_counted_once(owner, database, broker, tenant, events)
 
 
-async def test_messages_that_came_again_and_again_are_assessed_one_by_one(
-    database: Database, owner: asyncpg.Connection, broker: Broker, tenant: Tenant, clock: Clock
+@pytest.mark.parametrize(
+    ("deliveries", "attempts"),
+    [
+        (limits.DELIVERIES_SUSPECT, [20]),
+        (limits.DELIVERIES_SUSPECT + 3, [8, 8, 4]),
+        (limits.DELIVERIES_SUSPECT + 6, [1] * 20),
+    ],
+)
+async def test_the_more_often_messages_came_again_the_fewer_are_assessed_together(
+    database: Database,
+    owner: asyncpg.Connection,
+    broker: Broker,
+    tenant: Tenant,
+    clock: Clock,
+    deliveries: int,
+    attempts: list[int],
 ) -> None:
     events = some_points(seed=8, number=20)
     for event in events:
@@ -416,12 +430,13 @@ async def test_messages_that_came_again_and_again_are_assessed_one_by_one(
 
     async def give_back(message: AbstractIncomingMessage) -> None:
         nonlocal returned
-        if deliveries_before(message) < limits.DELIVERIES_SUSPECT:
+        # The last time, the channel gives it back when it closes.
+        if deliveries_before(message) < deliveries - 1:
             returned += 1
             await message.nack(requeue=True)
 
     async def are_all_returned() -> bool:
-        return returned == len(events) * limits.DELIVERIES_SUSPECT
+        return returned == len(events) * (deliveries - 1)
 
     consuming = await broker.consume(give_back)
     await until(are_all_returned)
@@ -429,5 +444,9 @@ async def test_messages_that_came_again_and_again_are_assessed_one_by_one(
     assessor = RecordingAssessor(database, broker, clock)
     async with working(database, broker, assessor, clock):
         await until_all_count(owner, tenant, events)
-    assert assessor.attempts == [1] * len(events)
+    assert assessor.attempts == attempts
     await assert_each_counted_once(owner, database, broker, tenant, events)
+
+
+def test_what_is_delivered_once_more_is_lost_is_alone_long_before() -> None:
+    assert together_max(limits.DELIVERIES_MAX // 2) == 1
