@@ -5,9 +5,9 @@ in the same order (events, then customers, then accounts by key, then membership
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
@@ -23,9 +23,11 @@ from tallymarks.sql import customers as customers_sql
 from tallymarks.sql import ledger as sql
 from tallymarks.values import format_instant
 
+COUNT_COLUMNS = [(event_type, f"{event_type}_count") for event_type in COUNTED_TYPES]
+VALUE_COLUMNS = [(event_type, f"{event_type}_value") for event_type in VALUED_TYPES]
 
-@dataclass(frozen=True, slots=True)
-class Account:
+
+class Account(NamedTuple):
     """An account, whose row this transaction has locked unless it only reads."""
 
     customer_id: UUID
@@ -35,8 +37,7 @@ class Account:
     totals: Totals
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """One row of the ledger: the effect of one fulfilment of one rule on one event, or of the event itself."""
 
     transaction_id: UUID
@@ -85,8 +86,8 @@ def _account_of(row: Record) -> Account:
 
 def _totals_of(row: Record) -> Totals:
     return Totals(
-        {event_type: row[f"{event_type}_count"] for event_type in COUNTED_TYPES},
-        {event_type: row[f"{event_type}_value"] for event_type in VALUED_TYPES},
+        {event_type: row[column] for event_type, column in COUNT_COLUMNS},
+        {event_type: row[column] for event_type, column in VALUE_COLUMNS},
         int(row["points_earned"]),
     )
 

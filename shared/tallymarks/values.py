@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Annotated, Any, Self
 from uuid import UUID
 
@@ -135,8 +136,12 @@ def parse_instant(value: object) -> object:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
+@lru_cache(maxsize=1_000)
 def format_instant(value: datetime) -> str:
-    """RFC 3339 in UTC with milliseconds and `Z`, as every answer gives it."""
+    """RFC 3339 in UTC with milliseconds and `Z`, as every answer gives it.
+
+    An event's createdAt is written with the event, with the points event that follows, and under the check sum.
+    """
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,6 +1,5 @@
 """The rows of the ledger, and the sum that makes each of them unique."""
 
-from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -158,5 +157,5 @@ class TestCheckSum:
     @given(events(), events())
     def test_two_rows_have_the_same_sum_only_where_they_are_the_same(self, one: AnyEvent, other: AnyEvent) -> None:
         first, second = only_row(give(), one), only_row(give(), other)
-        is_same = replace(first, check_sum=b"") == replace(second, check_sum=b"")
+        is_same = first._replace(check_sum=b"") == second._replace(check_sum=b"")
         assert (first.check_sum == second.check_sum) is is_same
