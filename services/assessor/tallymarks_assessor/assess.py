@@ -116,7 +116,7 @@ async def claim(connection: Connection, tenant_id: UUID, events: Sequence[AnyEve
         first_of_id.setdefault(event.event_id, event)
     claimed: set[UUID] = set()
     arriving = sorted(
-        (event for event in first_of_id.values() if not is_decided(event)), key=lambda event: event.event_id
+        (event for event in first_of_id.values() if not is_decided(event)), key=lambda event: event.event_id.int
     )
     if arriving:
         bodies = [event_json(event).decode() for event in arriving]

@@ -47,7 +47,7 @@ class Effects:
 async def insert_points_events(connection: Connection, tenant_id: UUID, followed: list[Step], now: datetime) -> None:
     """Record points events that followed from others: with what each followed from, by which rule, and how deep."""
     if followed:
-        in_order = sorted(followed, key=lambda step: step.event.event_id)
+        in_order = sorted(followed, key=lambda step: step.event.event_id.int)
         bodies = [_followed_json(step) for step in in_order]
         await insert_events(connection, tenant_id, [step.event for step in in_order], bodies, now)
 
