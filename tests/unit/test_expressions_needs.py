@@ -174,8 +174,17 @@ def test_comes_to_what_it_would_if_it_were_handed_all(text: str) -> None:
         assert program(text).evaluate(replace(looked_at)) == handed_all(text, looked_at)
 
 
+def is_cheap_enough(text: str) -> bool:
+    """Tell whether a condition is not refused: one that is made at random may take too many steps."""
+    return isinstance(compiled(text), Program)
+
+
 @generated
-@given(st.lists(st.sampled_from(TEXTS) | conditions, min_size=1, max_size=5), recorded_events() | baskets(), states())
+@given(
+    st.lists(st.sampled_from(TEXTS) | conditions.filter(is_cheap_enough), min_size=1, max_size=5),
+    recorded_events() | baskets(),
+    states(),
+)
 def test_and_so_on_any_event_whichever_were_evaluated_before(
     texts: list[str], event: AnyEvent | BasketEvent, state: CustomerState
 ) -> None:

@@ -140,7 +140,7 @@ class World:
             "balances": self.balances,
             "totals": self.totals,
             "uses": (self.uses, self.together),
-            "transactions": [replace(row, transaction_id=UUID(int=0)) for row in self.transactions],
+            "transactions": [row._replace(transaction_id=UUID(int=0)) for row in self.transactions],
         }
 
 
