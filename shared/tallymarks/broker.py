@@ -93,7 +93,7 @@ class Broker:
         self._name = name
         self._connection: AbstractRobustConnection | None = None
         self._publishing: AbstractRobustChannel | None = None
-        self._replacing: asyncio.Task[None] | None = None
+        self._replacing = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect, however long the broker is away, and declare what is published to and taken from."""
@@ -134,8 +134,6 @@ class Broker:
 
     async def close(self) -> None:
         """Close the connection; messages taken and not acknowledged go back to their queue."""
-        if self._replacing is not None:
-            self._replacing.cancel()
         if self._connection is not None:
             with suppress(*UNAVAILABLE_ERRORS):
                 async with asyncio.timeout(limits.CLOSE_TIMEOUT_SECONDS):
@@ -195,27 +193,24 @@ class Broker:
             except DeliveryError:
                 nacks += 1
                 if nacks % limits.NACKS_PER_CHANNEL_MAX == 0:
-                    self._replace(publishing)
+                    await self._replace(publishing)
                 await asyncio.sleep(limits.NACKED_WAIT_SECONDS)
             else:
                 return
 
-    def _replace(self, publishing: AbstractRobustChannel) -> None:
-        """Begin to publish on another channel, unless that has begun.
+    async def _replace(self, publishing: AbstractRobustChannel) -> None:
+        """Publish on another channel from now on, unless somebody has seen to that.
 
         A channel whose first message for a quorum queue met a dead leader goes on asking that one, and refuses all
         messages until it is back (RabbitMQ 3.10); a new channel asks the leader that there is.
         """
-        if publishing is self._publishing and (self._replacing is None or self._replacing.done()):
-            self._replacing = asyncio.create_task(self._publish_on_another(publishing))
-
-    async def _publish_on_another(self, publishing: AbstractRobustChannel) -> None:
-        log.warning("the broker refuses messages: another channel is tried")
-        with suppress(Unavailable, *UNAVAILABLE_ERRORS):
-            another = await self.channel()
-            await self._declare(another)
-            self._publishing = another
-            await publishing.close()
+        async with self._replacing:
+            if publishing is self._publishing:
+                log.warning("the broker refuses messages: another channel is tried")
+                another = await self.channel()
+                await self._declare(another)
+                self._publishing = another
+                await publishing.close()
 
     async def consume(self, take: Callable[[AbstractIncomingMessage], Awaitable[None]]) -> AbstractRobustChannel:
         """Hand messages of every partition to `take`, in all never more than the prefetch unacknowledged.
