@@ -104,8 +104,15 @@ INTAKE_LOTS_AT_ONCE = 2
 
 One is looked up while the other waits for its confirm. More of them would be smaller, and each has a price of its own.
 """
+INTAKE_LOT_BESIDE_MIN = 16
+"""Requests that must wait for a lot to begin while another is under way.
+
+A look-up and a message for each few of them would keep everybody busier than their events do.
+"""
 BALANCE_LOTS_AT_ONCE = 2
 """Queries for the balances that were asked for together; the next lot gathers meanwhile."""
+BALANCE_LOT_BESIDE_MIN = 16
+"""Likewise."""
 BALANCES_TOGETHER_MAX = 100
 ASSESS_EVENTS_MAX = 1_000
 ASSESS_BYTES_MAX = 4 * 1024 * 1024

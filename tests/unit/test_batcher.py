@@ -35,7 +35,7 @@ async def added(batcher: Batcher[str, str], *items: str) -> list["asyncio.Task[s
 
 async def test_what_comes_alone_is_done_at_once_and_what_comes_meanwhile_together() -> None:
     work = Work()
-    batcher = Batcher(work.do, at_once=1, size_max=10)
+    batcher = Batcher(work.do, at_once=1, beside_min=1, size_max=10)
     first = await added(batcher, "a")
     assert work.lots == [["a"]]
     others = await added(batcher, "b", "c")
@@ -47,7 +47,7 @@ async def test_what_comes_alone_is_done_at_once_and_what_comes_meanwhile_togethe
 
 async def test_what_comes_at_the_same_time_is_done_together() -> None:
     work = Work()
-    batcher = Batcher(work.do, at_once=2, size_max=10)
+    batcher = Batcher(work.do, at_once=2, beside_min=1, size_max=10)
     tasks = await added(batcher, "a", "b", "c")
     assert work.lots == [["a", "b", "c"]]
     work.may_end.set()
@@ -56,7 +56,7 @@ async def test_what_comes_at_the_same_time_is_done_together() -> None:
 
 async def test_no_more_lots_are_under_way_than_may_be() -> None:
     work = Work()
-    batcher = Batcher(work.do, at_once=2, size_max=10)
+    batcher = Batcher(work.do, at_once=2, beside_min=1, size_max=10)
     tasks = [task for item in "abcd" for task in await added(batcher, item)]
     assert work.lots == [["a"], ["b"]]
     work.may_end.set()
@@ -64,9 +64,23 @@ async def test_no_more_lots_are_under_way_than_may_be() -> None:
     assert work.lots == [["a"], ["b"], ["c", "d"]]
 
 
+async def test_another_lot_begins_beside_one_that_is_under_way_only_when_it_is_large_enough() -> None:
+    work = Work()
+    batcher = Batcher(work.do, at_once=2, beside_min=3, size_max=10)
+    tasks = await added(batcher, "a")
+    tasks += await added(batcher, "b", "c")
+    assert work.lots == [["a"]]
+    tasks += await added(batcher, "d")
+    assert work.lots == [["a"], ["b", "c", "d"]]
+    tasks += await added(batcher, "e")
+    work.may_end.set()
+    assert await asyncio.gather(*tasks) == ["A", "B", "C", "D", "E"]
+    assert work.lots == [["a"], ["b", "c", "d"], ["e"]]
+
+
 async def test_a_lot_is_bounded_by_the_sizes_of_its_items() -> None:
     work = Work()
-    batcher = Batcher(work.do, at_once=1, size_max=5)
+    batcher = Batcher(work.do, at_once=1, beside_min=1, size_max=5)
     tasks = [asyncio.create_task(batcher.add(item, size)) for item, size in (("a", 1), ("b", 3), ("c", 2), ("d", 9))]
     work.may_end.set()
     await asyncio.gather(*tasks)
@@ -76,7 +90,7 @@ async def test_a_lot_is_bounded_by_the_sizes_of_its_items() -> None:
 async def test_each_gets_its_own_result_or_error() -> None:
     work = Work()
     work.may_end.set()
-    batcher = Batcher(work.do, at_once=1, size_max=10)
+    batcher = Batcher(work.do, at_once=1, beside_min=1, size_max=10)
     results = await asyncio.gather(*await added(batcher, "a", "bad", "c"), return_exceptions=True)
     assert (results[0], results[2]) == ("A", "C")
     assert isinstance(results[1], ValueError)
@@ -86,7 +100,7 @@ async def test_what_the_work_raises_is_raised_for_each_of_its_lot_and_the_next_l
     work = Work()
     work.fails = RuntimeError("broken")
     work.may_end.set()
-    batcher = Batcher(work.do, at_once=1, size_max=10)
+    batcher = Batcher(work.do, at_once=1, beside_min=1, size_max=10)
     failed = await asyncio.gather(*await added(batcher, "a", "b"), return_exceptions=True)
     assert [str(error) for error in failed] == ["broken", "broken"]
     work.fails = None
@@ -95,7 +109,7 @@ async def test_what_the_work_raises_is_raised_for_each_of_its_lot_and_the_next_l
 
 async def test_one_who_gives_up_takes_nobody_along() -> None:
     work = Work()
-    batcher = Batcher(work.do, at_once=1, size_max=10)
+    batcher = Batcher(work.do, at_once=1, beside_min=1, size_max=10)
     await added(batcher, "a")
     leaves, stays = await added(batcher, "b", "c")
     leaves.cancel()

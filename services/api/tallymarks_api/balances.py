@@ -19,7 +19,10 @@ class Balances:
         """Take the database."""
         self._database = database
         self._batcher: Batcher[Asked, Record | None] = Batcher(
-            self._read_together, at_once=limits.BALANCE_LOTS_AT_ONCE, size_max=limits.BALANCES_TOGETHER_MAX
+            self._read_together,
+            at_once=limits.BALANCE_LOTS_AT_ONCE,
+            beside_min=limits.BALANCE_LOT_BESIDE_MIN,
+            size_max=limits.BALANCES_TOGETHER_MAX,
         )
 
     async def read(self, tenant_id: UUID, customer_id: UUID) -> Record | None:

@@ -24,8 +24,9 @@ class _Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Hands waiting items to `do` in lots.
 
-    Nothing is waited for: an item that comes alone is done alone and at once; those that come at the same time, or
-    while `at_once` lots are under way, make up the next lot.
+    An item that comes while nothing is under way is done at once, with those that come at the same time. Those that
+    come later make up the next lot, which begins when nothing is under way any more, or when it has become large
+    enough to be worth a place beside those that are: each lot has a price of its own, however small it is.
     """
 
     def __init__(
@@ -33,17 +34,20 @@ class Batcher(Generic[Item, Result]):
         do: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
         at_once: int,
+        beside_min: int,
         size_max: int,
     ) -> None:
         """Take the work.
 
         Args:
             do: gives for each item of a lot its result, or what is to be raised where it was added.
-            at_once: lots under way at the same time.
+            at_once: lots under way at the same time, at most.
+            beside_min: items that must wait for a lot to begin while another is under way.
             size_max: the sizes of the items of one lot together; a larger item makes a lot of its own.
         """
         self._do = do
         self._at_once = at_once
+        self._beside_min = beside_min
         self._size_max = size_max
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
@@ -60,7 +64,8 @@ class Batcher(Generic[Item, Result]):
         return result
 
     def _start(self) -> None:
-        if self._waiting and not self._is_gathering and len(self._under_way) < self._at_once:
+        needed = self._beside_min if self._under_way else 1
+        if len(self._waiting) >= needed and not self._is_gathering and len(self._under_way) < self._at_once:
             self._is_gathering = True
             task = asyncio.create_task(self._run())
             self._under_way.add(task)

@@ -35,7 +35,10 @@ class Intake:
         self._now = now
         self._new_id = new_id
         self._batcher: Batcher[Posted, list[bool]] = Batcher(
-            self._accept_together, at_once=limits.INTAKE_LOTS_AT_ONCE, size_max=limits.BATCH_EVENTS_MAX
+            self._accept_together,
+            at_once=limits.INTAKE_LOTS_AT_ONCE,
+            beside_min=limits.INTAKE_LOT_BESIDE_MIN,
+            size_max=limits.BATCH_EVENTS_MAX,
         )
 
     async def accept(self, posted: Posted) -> list[bool]:
