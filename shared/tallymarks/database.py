@@ -62,6 +62,19 @@ async def _nothing_to_reset(_: "asyncpg.Connection[asyncpg.Record]") -> None:
     """
 
 
+@asynccontextmanager
+async def _of_tenant(connection: Connection, begin: str, tenant_id: UUID) -> AsyncIterator[None]:
+    """Begin a transaction of a tenant, and end it: in one round trip less than by the driver's own transactions."""
+    await connection.execute(f"{begin};{tenancy.BIND_TENANT.format(tenant_id=tenant_id)}")
+    try:
+        yield
+    except BaseException:
+        if not connection.is_closed():
+            await connection.execute(tenancy.ROLLBACK)
+        raise
+    await connection.execute(tenancy.COMMIT)
+
+
 class Database:
     """A bounded pool of connections that act as the services' role.
 
@@ -121,18 +134,13 @@ class Database:
     @asynccontextmanager
     async def transaction(self, tenant_id: UUID) -> AsyncIterator[Connection]:
         """Open a transaction that sees the rows of this tenant only; commits on leaving, rolls back on an exception."""
-        async with self.connection() as connection, connection.transaction():
-            await connection.execute(tenancy.BIND_TENANT, tenant_id)
+        async with self.connection() as connection, _of_tenant(connection, tenancy.BEGIN, tenant_id):
             yield connection
 
     @asynccontextmanager
     async def reading(self, tenant_id: UUID) -> AsyncIterator[Connection]:
         """Open a transaction that sees the rows of this tenant as they are at one instant, and can write none."""
-        async with (
-            self.connection() as connection,
-            connection.transaction(isolation="repeatable_read", readonly=True),
-        ):
-            await connection.execute(tenancy.BIND_TENANT, tenant_id)
+        async with self.connection() as connection, _of_tenant(connection, tenancy.BEGIN_READING, tenant_id):
             yield connection
 
     async def is_reachable(self) -> bool:

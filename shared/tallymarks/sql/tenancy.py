@@ -1,8 +1,25 @@
 """Tenants and their API keys."""
 
+BEGIN = """
+BEGIN
+"""
+
+BEGIN_READING = """
+-- A transaction that sees one instant, and can write nothing.
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY
+"""
+
 BIND_TENANT = """
 -- Bind the transaction to one tenant: what row-level security lets through.
-SELECT set_config('tallymarks.tenant_id', $1::uuid::text, true)
+SET LOCAL tallymarks.tenant_id TO '{tenant_id}'
+"""
+
+COMMIT = """
+COMMIT
+"""
+
+ROLLBACK = """
+ROLLBACK
 """
 
 INSERT_TENANT = """

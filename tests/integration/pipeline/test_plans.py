@@ -266,7 +266,7 @@ async def plan_of(connection: asyncpg.Connection, planned: Planned, mode: str) -
     transaction = connection.transaction()
     await transaction.start()
     try:
-        await connection.execute(tenancy.BIND_TENANT, TENANT)
+        await connection.execute(tenancy.BIND_TENANT.format(tenant_id=TENANT))
         await connection.execute(f"SET LOCAL ROLE {planned.role}")
         await connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
         await connection.execute(f"PREPARE looked_at AS {planned.statement}")
