@@ -119,6 +119,10 @@ ASSESS_BYTES_MAX = 4 * 1024 * 1024
 """A batch is closed at the first of the two: read, an event takes many times its bytes."""
 BATCHES_AT_ONCE = 2
 """Batches that an assessor has under way: the next one is read and begun while the last is written."""
+BATCH_BESIDE_BYTES_MIN = 64 * 1024
+"""So much must have arrived for that; with less it is better to let more arrive: about a hundred orders."""
+BATCH_ALONE_SECONDS_MAX = 0.1
+"""However little it is, it does not wait longer for a batch that takes long."""
 SHARES_OF_TENANT = 2
 """Transactions that one tenant's events of a batch are cut into, by customer."""
 SHARE_EVENTS_MIN = 100

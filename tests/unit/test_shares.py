@@ -25,7 +25,7 @@ def events_of(customers: int, number: int) -> list[AnyEvent]:
 class TestSharesOf:
     def test_few_events_stay_together(self) -> None:
         events = events_of(customers=10, number=limits.SHARE_EVENTS_MIN)
-        assert shares_of(TENANT, events) == [Share(TENANT, None, events)]
+        assert shares_of(TENANT, events) == [Share.of(TENANT, events)]
 
     def test_many_are_cut_and_none_is_left_out(self) -> None:
         events = events_of(customers=50, number=MANY)
@@ -45,32 +45,31 @@ class TestSharesOf:
             ]
             assert [one for one in found if one] == [of_customer]
 
-    def test_a_customer_is_in_the_same_part_of_every_batch(self) -> None:
+    def test_customers_are_cut_alike_in_every_batch(self) -> None:
         first, second = (
-            {event.customer_id: share.part for share in shares_of(TENANT, events) for event in share.events}
+            {share.customer_ids for share in shares_of(TENANT, events)}
             for events in (events_of(customers=20, number=MANY), list(reversed(events_of(customers=20, number=MANY))))
         )
         assert first == second
 
 
-def share(part: int | None, tenant_id: UUID = TENANT) -> Share:
-    return Share(tenant_id, part, ())
+def share(*customers: int, tenant_id: UUID = TENANT) -> Share:
+    """Events of these customers."""
+    return Share.of(tenant_id, [action(customer_id=UUID(int=number)) for number in customers])
 
 
 class TestTurns:
     @pytest.mark.parametrize(
         ("earlier", "later", "waits"),
         [
-            (share(0), share(0), True),
-            (share(0), share(1), False),
-            (share(None), share(1), True),
-            (share(1), share(None), True),
-            (share(None), share(None), True),
-            (share(None), share(None, OTHER_TENANT), False),
-            (share(0), share(0, OTHER_TENANT), False),
+            (share(1), share(1), True),
+            (share(1), share(2), False),
+            (share(1, 2), share(2, 3), True),
+            (share(1, 2), share(3, 4), False),
+            (share(1), share(1, tenant_id=OTHER_TENANT), False),
         ],
     )
-    async def test_a_share_waits_for_an_earlier_one_that_may_be_of_the_same_customers(
+    async def test_a_share_waits_for_an_earlier_one_with_a_customer_of_its_own(
         self, earlier: Share, later: Share, *, waits: bool
     ) -> None:
         turns = Turns()
@@ -86,7 +85,7 @@ class TestTurns:
 
     async def test_a_turn_is_over_however_it_ended(self) -> None:
         turns = Turns()
-        first, second = turns.give(share(0)), turns.give(share(0))
+        first, second = turns.give(share(1)), turns.give(share(1))
         with pytest.raises(ZeroDivisionError):
             async with turns.taking(first):
                 raise ZeroDivisionError
@@ -95,9 +94,9 @@ class TestTurns:
 
     async def test_what_is_over_is_forgotten(self) -> None:
         turns = Turns()
-        async with turns.taking(turns.give(share(0))):
+        async with turns.taking(turns.give(share(1))):
             pass
-        assert not turns.give(share(0)).after
+        assert not turns.give(share(1)).after
 
     async def test_of_what_is_over_nothing_is_kept_by_those_after_it(self) -> None:
         class Events(list[AnyEvent]):
@@ -105,12 +104,12 @@ class TestTurns:
 
         turns, events = Turns(), Events()
         kept = weakref.ref(events)
-        first = turns.give(Share(TENANT, 0, events))
-        second = turns.give(share(0))
+        first = turns.give(Share(TENANT, events, frozenset({UUID(int=1)})))
+        second = turns.give(share(1))
         async with turns.taking(first):
             pass
         del first, events
-        third = turns.give(share(0))
+        third = turns.give(share(1))
         async with turns.taking(second):
             assert kept() is None
         assert len(third.after) == 1

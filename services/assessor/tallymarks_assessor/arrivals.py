@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -55,32 +56,39 @@ class Arrivals:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+        self._arrived: deque[AbstractIncomingMessage] = deque()
+        self.size = 0
+        """Bytes."""
 
     def put(self, message: AbstractIncomingMessage) -> None:
         """Keep a message for a later batch."""
-        self._arrived.put_nowait(message)
+        self._arrived.append(message)
+        self.size += len(message.body)
 
-    async def first(self) -> AbstractIncomingMessage:
-        """Wait for the message that the next batch begins with."""
-        return await self._arrived.get()
+    @property
+    def are_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._arrived
 
-    async def batch(self, first: AbstractIncomingMessage) -> list[Taken]:
-        """Read the first message and what else has arrived, until they carry as many events as a batch holds."""
+    @property
+    def begin_with_a_suspect(self) -> bool:
+        """Whether what waits longest is to be assessed apart from others."""
+        return bool(self._arrived) and is_suspect(self._arrived[0])
+
+    async def batch(self) -> list[Taken]:
+        """Read what has arrived, until it carries as many events as a batch holds."""
         batch = _Filling()
-        batch.add(first)
-        while batch.has_room and not self._arrived.empty():
-            message = self._arrived.get_nowait()
-            if is_gone(message):
-                continue  # it comes again, on the channel that took its place
-            if is_suspect(message):
-                self._arrived.put_nowait(message)
+        while batch.has_room and self._arrived:
+            if is_suspect(self._arrived[0]):
+                self._arrived.rotate(-1)
                 break
-            batch.add(message)
-            await asyncio.sleep(0)
+            message = self._take()
+            if not is_gone(message):  # else it comes again, on the channel that took its place
+                batch.add(message)
+                await asyncio.sleep(0)
         return batch.taken
 
-    async def suspects(self, first: AbstractIncomingMessage) -> list[Taken]:
+    async def suspects(self) -> list[Taken]:
         """Read a few of the messages that have come again and again, the fewer the more often they have.
 
         One of them may be what ends assessors, and the others only near it in the queue; or nothing is wrong but the
@@ -88,16 +96,21 @@ class Arrivals:
         alone long before they have been delivered as often as the broker lets it.
         """
         await asyncio.sleep(limits.SUSPECTS_GATHER_SECONDS)
-        arrived = [self._arrived.get_nowait() for _ in range(self._arrived.qsize())]
-        suspects = [first, *(message for message in arrived if not is_gone(message))]
+        arrived = [self._take() for _ in range(len(self._arrived))]
+        suspects = [message for message in arrived if not is_gone(message)]
         random.shuffle(suspects)
-        most = together_max(max(map(deliveries_before, suspects)))
+        most = together_max(max(map(deliveries_before, suspects), default=0))
         batch = _Filling()
         while suspects and batch.has_room and len(batch.taken) < most:
             batch.add(suspects.pop())
         for message in suspects:
-            self._arrived.put_nowait(message)
+            self.put(message)
         return batch.taken
+
+    def _take(self) -> AbstractIncomingMessage:
+        message = self._arrived.popleft()
+        self.size -= len(message.body)
+        return message
 
 
 def read(message: AbstractIncomingMessage) -> Taken:
@@ -115,7 +128,7 @@ def is_suspect(message: AbstractIncomingMessage) -> bool:
 
 def together_max(deliveries: int) -> int:
     """Give how many suspects are assessed together, of which one was delivered so often before: at last one."""
-    return max(1, limits.SUSPECTS_TOGETHER_MAX >> (deliveries - limits.DELIVERIES_SUSPECT))
+    return max(1, limits.SUSPECTS_TOGETHER_MAX >> max(0, deliveries - limits.DELIVERIES_SUSPECT))
 
 
 def deliveries_before(message: AbstractIncomingMessage) -> int:

@@ -6,12 +6,10 @@ put aside, and all others count. While the database is away nothing is given bac
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Literal
 from uuid import UUID, uuid5
 
 import orjson
@@ -28,7 +26,7 @@ from tallymarks.events import AnyEvent, EventMessage, EventType
 from tallymarks.logs import reason_of
 from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, unreadable_letter
 from tallymarks.sql import events as sql
-from tallymarks_assessor.arrivals import Arrivals, Taken, acknowledge, is_suspect
+from tallymarks_assessor.arrivals import Arrivals, Taken, acknowledge
 from tallymarks_assessor.assess import Assessor, UnknownTenant
 from tallymarks_assessor.shares import Turn, Turns, shares_of
 
@@ -80,12 +78,16 @@ class Batches:
         self._committed = committed
         self._arrivals = Arrivals()
         self._turns = Turns()
-        self._slots = asyncio.Semaphore(limits.BATCHES_AT_ONCE)
+        self._under_way = 0
+        self._begun_at = 0.0
+        self._changed = asyncio.Event()
+        """What decides whether a batch may begin may have changed."""
         self._transactions = asyncio.Semaphore(limits.TRANSACTIONS_AT_ONCE)
 
     async def take(self, message: AbstractIncomingMessage) -> None:
         """Keep a message that has arrived for the next batch."""
         self._arrivals.put(message)
+        self._changed.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Assess batch after batch until `stop` is set; those under way are finished first.
@@ -93,46 +95,52 @@ class Batches:
         The next one is read and begun while the last is written. What keeps coming again is assessed without them.
         """
         stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self._changed.set())
         try:
-            async with asyncio.TaskGroup() as under_way:
-                while True:
-                    await self._slots.acquire()
-                    first = await self._first(stopping)
-                    if first is None:
-                        return
-                    if is_suspect(first):
-                        async with self._all_others_done():
-                            await self._see_through(self._planned(await self._arrivals.suspects(first)), stop)
-                        self._slots.release()
+            async with asyncio.TaskGroup() as batches:
+                while await self._until_one_may_begin(stop):
+                    if self._arrivals.begin_with_a_suspect:
+                        await self._see_through(self._planned(await self._arrivals.suspects()), stop)
                     else:
-                        batch = self._planned(await self._arrivals.batch(first))
-                        task = under_way.create_task(self._see_through(batch, stop))
-                        task.add_done_callback(lambda _: self._slots.release())
+                        batch = self._planned(await self._arrivals.batch())
+                        self._begun(batches.create_task(self._see_through(batch, stop)))
         finally:
             stopping.cancel()
 
-    async def _first(self, stopping: asyncio.Task[Literal[True]]) -> AbstractIncomingMessage | None:
-        """Wait for a message; None once a stop is asked for."""
-        if stopping.done():
-            return None
-        arriving = asyncio.create_task(self._arrivals.first())
-        await asyncio.wait({arriving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if arriving.done():
-            return arriving.result()
-        arriving.cancel()
-        return None
+    async def _until_one_may_begin(self, stop: asyncio.Event) -> bool:
+        """Wait until a batch may begin; False once a stop is asked for."""
+        while not stop.is_set() and not self._one_may_begin():
+            self._changed.clear()
+            await self._changed.wait()
+        return not stop.is_set()
 
-    @asynccontextmanager
-    async def _all_others_done(self) -> AsyncIterator[None]:
-        """Wait until no batch is under way, and let none begin."""
-        others = range(limits.BATCHES_AT_ONCE - 1)
-        for _ in others:
-            await self._slots.acquire()
-        try:
-            yield
-        finally:
-            for _ in others:
-                self._slots.release()
+    def _one_may_begin(self) -> bool:
+        """Tell whether anything has arrived that is to begin now.
+
+        Beside another batch it is only when there is much of it, or the other takes long: a transaction has a price of
+        its own, however little is written in it.
+        """
+        if self._arrivals.are_empty:
+            return False
+        if self._under_way == 0:
+            return True
+        if self._under_way == limits.BATCHES_AT_ONCE or self._arrivals.begin_with_a_suspect:
+            return False
+        is_late = asyncio.get_running_loop().time() >= self._begun_at + limits.BATCH_ALONE_SECONDS_MAX
+        return is_late or self._arrivals.size >= limits.BATCH_BESIDE_BYTES_MIN
+
+    def _begun(self, batch: asyncio.Task[None]) -> None:
+        loop = asyncio.get_running_loop()
+        is_late = loop.call_later(limits.BATCH_ALONE_SECONDS_MAX, self._changed.set)
+        self._under_way += 1
+        self._begun_at = loop.time()
+
+        def ended(_: asyncio.Task[None]) -> None:
+            is_late.cancel()
+            self._under_way -= 1
+            self._changed.set()
+
+        batch.add_done_callback(ended)
 
     def _planned(self, batch: Sequence[Taken]) -> list[Delivery]:
         """Cut a batch into shares and give each its turn, before anything of it or of the next one begins."""

@@ -16,31 +16,33 @@ class Share:
     """Events that are assessed in one transaction."""
 
     tenant_id: UUID
-    part: int | None
-    """Which part of the tenant's customers they are of; None where they may be of all of them."""
     events: Sequence[AnyEvent]
+    customer_ids: frozenset[UUID]
 
-    def may_share_a_customer_with(self, other: "Share") -> bool:
-        """Tell whether there may be a customer of both: they would wait for each other's account locks."""
-        return self.tenant_id == other.tenant_id and (
-            self.part is None or other.part is None or self.part == other.part
-        )
+    @classmethod
+    def of(cls, tenant_id: UUID, events: Sequence[AnyEvent]) -> "Share":
+        """Take events of one tenant."""
+        return cls(tenant_id, events, frozenset({event.customer_id for event in events}))
+
+    def has_a_customer_of(self, other: "Share") -> bool:
+        """Tell whether there is a customer of both: they would wait for each other's account lock."""
+        return self.tenant_id == other.tenant_id and not self.customer_ids.isdisjoint(other.customer_ids)
 
 
 def shares_of(tenant_id: UUID, events: Sequence[AnyEvent]) -> list[Share]:
     """Cut a tenant's events by customer, in the order given, where there are enough to be worth two transactions."""
     if len(events) <= limits.SHARE_EVENTS_MIN:
-        return [Share(tenant_id, None, events)]
+        return [Share.of(tenant_id, events)]
     parts: list[list[AnyEvent]] = [[] for _ in range(limits.SHARES_OF_TENANT)]
     for event in events:
         # Not by the last bits: those of one queue have them in common.
         parts[(crc32(event.customer_id.bytes) >> 16) % len(parts)].append(event)
-    return [Share(tenant_id, part, of_part) for part, of_part in enumerate(parts) if of_part]
+    return [Share.of(tenant_id, of_part) for of_part in parts if of_part]
 
 
 @dataclass(eq=False, slots=True)
 class Turn:
-    """When a share may begin: after those that came before it and may have a customer in common with it."""
+    """When a share may begin: after those that came before it and have a customer in common with it."""
 
     share: Share
     after: Sequence[asyncio.Event]
@@ -57,7 +59,7 @@ class Turns:
 
     def give(self, share: Share) -> Turn:
         """Give a share its turn; it must be taken, or those after it wait for ever."""
-        turn = Turn(share, [other.is_over for other in self._turns if other.share.may_share_a_customer_with(share)])
+        turn = Turn(share, [other.is_over for other in self._turns if other.share.has_a_customer_of(share)])
         self._turns.append(turn)
         return turn
 
