@@ -31,8 +31,10 @@ class RuleSets:
         None where there is no such tenant.
         """
         revision = await connection.fetchval(sql.SELECT_REVISION, tenant_id)
-        if revision is None:
-            return None
+        return None if revision is None else await self.of_revision(connection, tenant_id, revision)
+
+    async def of_revision(self, connection: Connection, tenant_id: UUID, revision: int) -> RuleSet:
+        """Give the tenant's rules, of which this transaction has read the revision."""
         known = self._by_tenant.get(tenant_id)
         if known is None or known.revision != revision:
             known = await _read(connection, tenant_id, revision)

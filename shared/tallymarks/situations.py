@@ -57,11 +57,27 @@ class Situations:
 
 
 async def load(
-    connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], rule_set: RuleSet, now: datetime
+    connection: Connection,
+    tenant_id: UUID,
+    events: Sequence[AnyEvent],
+    rule_set: RuleSet,
+    now: datetime,
+    *,
+    unknown: Collection[UUID],
 ) -> Situations:
-    """Create unknown customers, lock the accounts and the rules that all customers share, and read what rules ask."""
+    """Create unknown customers, lock the accounts and the rules that all customers share, and read what rules ask.
+
+    Args:
+        connection: in a transaction of the tenant.
+        tenant_id: the tenant.
+        events: of a batch.
+        rule_set: the rules that assess them.
+        now: when a customer who is not known joins.
+        unknown: the customers that this transaction has seen no row of; others may have made them since.
+    """
     customer_ids = {event.customer_id for event in events}
-    await ledger.create_missing_customers(connection, tenant_id, customer_ids, now)
+    if unknown := customer_ids.intersection(unknown):
+        await ledger.create_missing_customers(connection, tenant_id, unknown, now)
     accounts = await ledger.lock_accounts(connection, tenant_id, customer_ids)
     together = await rule_uses.lock_together(connection, tenant_id, _shared_rules(rule_set, events))
     return await _read(connection, tenant_id, events, rule_set, now, accounts.values(), together)

@@ -18,6 +18,7 @@ from tallymarks.rules.assessment import assess
 from tallymarks.rules.rule_set import RuleSet
 from tallymarks.situations import Situations
 from tallymarks.sql import events as sql
+from tallymarks.sql import rules as rules_sql
 from tallymarks_assessor.effects import Effects, insert_events, insert_explanations, insert_points_events
 
 
@@ -66,13 +67,20 @@ class Assessor:
         """
         now = self._now()
         async with self._database.transaction(tenant_id) as connection:
-            rule_set = await self._rule_sets.current(connection, tenant_id)
-            if rule_set is None:
+            row = await connection.fetchrow(
+                rules_sql.SELECT_REVISION_AND_UNKNOWN_CUSTOMERS,
+                tenant_id,
+                list({event.customer_id for event in events}),
+            )
+            if row is None:
                 raise UnknownTenant.of("tenantId", str(tenant_id))
+            rule_set = await self._rule_sets.of_revision(connection, tenant_id, row["rules_revision"])
             fresh = await claim(connection, tenant_id, events, now)
             if not fresh:
                 return Assessed(0, len(events), 0)
-            situations = await situations_.load(connection, tenant_id, fresh, rule_set, now)
+            situations = await situations_.load(
+                connection, tenant_id, fresh, rule_set, now, unknown=row["unknown_customer_ids"]
+            )
             effects = await self._evaluate(tenant_id, fresh, situations, rule_set, now)
             await self._write(connection, tenant_id, situations, effects, now)
             return Assessed(len(fresh), len(events) - len(fresh), len(effects.transactions))
