@@ -37,7 +37,7 @@ class Batcher(Generic[Item, Result]):
         beside_min: int,
         size_max: int,
     ) -> None:
-        """Take the work.
+        """Take the work; made where an event loop runs.
 
         Args:
             do: gives for each item of a lot its result, or what is to be raised where it was added.
@@ -52,10 +52,11 @@ class Batcher(Generic[Item, Result]):
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._is_gathering = False
+        self._loop = asyncio.get_running_loop()
 
     async def add(self, item: Item, size: int = 1) -> Result:
         """Have an item done; raises what its result says, or what the work itself raised."""
-        waiting: _Waiting[Item, Result] = _Waiting(item, size, asyncio.get_running_loop().create_future())
+        waiting: _Waiting[Item, Result] = _Waiting(item, size, self._loop.create_future())
         self._waiting.append(waiting)
         self._start()
         result = await waiting.result
