@@ -394,15 +394,12 @@ async def test_what_a_broken_connection_had_brought_comes_again_and_the_assessor
     stop = asyncio.Event()
     running = asyncio.create_task(batches.run(stop))
 
-    async def has_met_them() -> bool:
-        return running.done() or bool(assessor.done)
-
-    await until(has_met_them)
+    consuming = await broker.consume(batches.take)
+    await until_all_count(owner, tenant, events)
     assert not running.done()
     stop.set()
     await running
-    async with working(database, broker, assessor, clock):
-        await until_all_count(owner, tenant, events)
+    await consuming.close()
     await assert_each_counted_once(owner, database, broker, tenant, events)
 
 
