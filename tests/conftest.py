@@ -11,7 +11,7 @@ import pytest
 
 from tallymarks.broker import Broker, Topology
 from tallymarks.credentials import Role
-from tallymarks.database import Database
+from tallymarks.database import DOORKEEPER_ROLE, Database
 from tallymarks.outbox import relay
 from tallymarks.service import listening, new_id
 from tallymarks.settings import Settings
@@ -84,6 +84,15 @@ def clock() -> Clock:
 async def database(database_url: str) -> AsyncIterator[Database]:
     """The database as the services see it."""
     database = Database(database_url, pool_size=20, application_name="test")
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def door(database_url: str) -> AsyncIterator[Database]:
+    """The database as who looks for events that were taken in before sees it."""
+    database = Database(database_url, pool_size=20, application_name="test door", role=DOORKEEPER_ROLE)
     await database.open()
     yield database
     await database.close()
@@ -164,10 +173,10 @@ def admission() -> Admission:
 
 @pytest.fixture
 async def api_url(
-    database: Database, broker: Broker, clock: Clock, database_url: str, admission: Admission
+    database: Database, door: Database, broker: Broker, clock: Clock, database_url: str, admission: Admission
 ) -> AsyncIterator[str]:
     """The address of an api in this process, on the test's servers and clock; no assessor runs."""
-    intake = Intake(broker, Duplicates(database, time.monotonic), now=clock, new_id=new_id)
+    intake = Intake(broker, Duplicates(door, time.monotonic), now=clock, new_id=new_id)
     parts = Parts(database, broker, intake, Balances(database), asyncio.Event(), now=clock, new_id=new_id)
     app = application(parts, Authenticator(database, time.monotonic), admission, database)
     async with listening(app, Settings(database_url=database_url), 0) as port:

@@ -15,6 +15,8 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Record: TypeAlias = asyncpg.Record
 
 SERVICE_ROLE = "tallymarks_service"
+DOORKEEPER_ROLE = "tallymarks_doorkeeper"
+"""Sees which ids of events are taken, of any tenant, and nothing else."""
 
 
 class DatabaseAway(Exception):  # noqa: N818 - named as the state it tells of
@@ -76,12 +78,20 @@ async def _of_tenant(connection: Connection, begin: str, tenant_id: UUID) -> Asy
 
 
 class Database:
-    """A bounded pool of connections that act as the services' role.
+    """A bounded pool of connections that act as the services' role, or another that is granted to it.
 
     Connecting waits until the database is first needed, so a service starts and serves what it can while it is away.
     """
 
-    def __init__(self, url: str, *, pool_size: int, application_name: str, lock_timeout_seconds: float = 0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        pool_size: int,
+        application_name: str,
+        lock_timeout_seconds: float = 0,
+        role: str = SERVICE_ROLE,
+    ) -> None:
         """Prepare the pool; `open` makes it. A lock is waited for as long as a statement may take, or less."""
         self._pool = asyncpg.create_pool(
             url,
@@ -93,7 +103,7 @@ class Database:
             max_inactive_connection_lifetime=300,
             reset=_nothing_to_reset,
             server_settings={
-                "role": SERVICE_ROLE,
+                "role": role,
                 "application_name": application_name,
                 "timezone": "UTC",
                 "statement_timeout": str(int(limits.STATEMENT_TIMEOUT_SECONDS * 1000)),
@@ -112,7 +122,7 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection that sees the tables that tenants share and no row of any tenant."""
+        """Lend a connection that is bound to no tenant: the services' role sees the tables that tenants share only."""
         try:
             connection = await self._pool.acquire(timeout=limits.CONNECT_TIMEOUT_SECONDS)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from tallymarks import limits
 from tallymarks.broker import Broker, Topology
-from tallymarks.database import Database
+from tallymarks.database import SERVICE_ROLE, Database
 from tallymarks.http import BoundedRunner
 from tallymarks.logs import configure_logging, log_unhandled
 from tallymarks.settings import Settings
@@ -100,11 +100,15 @@ async def _until_stopped(serve: Serve, settings: Settings) -> None:
 
 @asynccontextmanager
 async def connected(
-    settings: Settings, name: str, *, pool_size: int, lock_timeout_seconds: float = 0
+    settings: Settings, name: str, *, pool_size: int, lock_timeout_seconds: float = 0, role: str = SERVICE_ROLE
 ) -> AsyncIterator[Database]:
     """Prepare the database, which is not waited for; its connections are closed at the end."""
     database = Database(
-        settings.database_url, pool_size=pool_size, application_name=name, lock_timeout_seconds=lock_timeout_seconds
+        settings.database_url,
+        pool_size=pool_size,
+        application_name=name,
+        lock_timeout_seconds=lock_timeout_seconds,
+        role=role,
     )
     await database.open()
     try:

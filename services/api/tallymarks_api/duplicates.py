@@ -21,7 +21,7 @@ class Duplicates:
     """Asks PostgreSQL while it is there; without it nothing is known to be a duplicate, and ingestion goes on."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        """Take the database, and a monotonic clock in seconds."""
+        """Take the database as the doorkeeper sees it, and a monotonic clock in seconds."""
         self._database = database
         self._clock = clock
         self._paused_until = 0.0
@@ -31,7 +31,7 @@ class Duplicates:
         if not event_ids or self._clock() < self._paused_until:
             return frozenset()
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._database.transaction(tenant_id) as connection:
+            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._database.connection() as connection:
                 rows = await connection.fetch(sql.SELECT_EXISTING, tenant_id, event_ids)
         except TIMED_LOOKUP_ERRORS as error:
             self._paused_until = self._clock() + PAUSE_SECONDS

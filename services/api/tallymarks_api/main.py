@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from aiohttp import web
 
 from tallymarks import limits, outbox
-from tallymarks.database import Database
+from tallymarks.database import DOORKEEPER_ROLE, Database
 from tallymarks.health import add_health_routes
 from tallymarks.service import connected, listening, new_id, prepared_broker, run_service, utc_now
 from tallymarks.settings import Settings
@@ -39,6 +39,7 @@ from tallymarks_api.openapi import add_swagger_routes
 NAME = "api"
 DEFAULT_PORT = 8080
 KEY_CONNECTIONS = 2
+DOOR_CONNECTIONS = 4
 ENDPOINTS = (
     *customers.ENDPOINTS,
     *search.ENDPOINTS,
@@ -90,7 +91,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         )
         broker = await stack.enter_async_context(prepared_broker(settings, NAME))
         keys = await stack.enter_async_context(connected(settings, f"{NAME} keys", pool_size=KEY_CONNECTIONS))
-        intake = Intake(broker, Duplicates(database, time.monotonic), now=utc_now, new_id=new_id)
+        door = await stack.enter_async_context(
+            connected(settings, f"{NAME} door", pool_size=DOOR_CONNECTIONS, role=DOORKEEPER_ROLE)
+        )
+        intake = Intake(broker, Duplicates(door, time.monotonic), now=utc_now, new_id=new_id)
         parts = Parts(database, broker, intake, Balances(database), committed, now=utc_now, new_id=new_id)
         admission = Admission(settings.rate_limit_per_second, time.monotonic)
         app = application(parts, Authenticator(keys, time.monotonic), admission, keys)

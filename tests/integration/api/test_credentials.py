@@ -44,10 +44,10 @@ def seconds() -> Seconds:
 
 @pytest.fixture
 async def api_url(
-    database: Database, broker: Broker, clock: Clock, database_url: str, seconds: Seconds
+    database: Database, door: Database, broker: Broker, clock: Clock, database_url: str, seconds: Seconds
 ) -> AsyncIterator[str]:
     """The api, which tells the age of what it remembers of a key by the test's clock."""
-    intake = Intake(broker, Duplicates(database, seconds), now=clock, new_id=new_id)
+    intake = Intake(broker, Duplicates(door, seconds), now=clock, new_id=new_id)
     parts = Parts(database, broker, intake, Balances(database), asyncio.Event(), now=clock, new_id=new_id)
     app = application(parts, Authenticator(database, seconds), Admission(None, seconds), database)
     async with listening(app, Settings(database_url=database_url), 0) as port:

@@ -196,7 +196,9 @@ STATEMENTS = {
     "customers that a batch does not know": planned(
         rules.SELECT_REVISION_AND_UNKNOWN_CUSTOMERS, f"{TENANT_ID}, {IDS}", "customers_pkey"
     ),
-    "events that were taken in before": planned(events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey"),
+    "events that were taken in before": planned(
+        events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey", role="tallymarks_doorkeeper"
+    ),
     "an event that is reversed": planned(
         reversals.SELECT_REVERSED_EVENT, f"{TENANT_ID}, {ONE_ID}", "events_pkey"
     ),

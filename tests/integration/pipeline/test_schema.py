@@ -144,6 +144,7 @@ async def test_other_policies_let_their_roles_read_one_table_and_no_more(owner: 
         ("assessments", "tallymarks_housekeeper", "SELECT"),
         ("simulations", "tallymarks_housekeeper", "SELECT"),
         ("customers", "tallymarks_searcher", "SELECT"),
+        ("events", "tallymarks_doorkeeper", "SELECT"),
         ("tenants", "tallymarks_housekeeper", "SELECT"),
     }
 
@@ -168,7 +169,8 @@ async def test_the_services_role_is_granted_what_the_design_says_and_no_more(own
 async def test_the_other_roles_are_granted_a_few_columns_to_read(owner: asyncpg.Connection) -> None:
     rows = await owner.fetch(
         "SELECT grantee, table_name, column_name, privilege_type FROM information_schema.column_privileges"
-        " WHERE table_schema = 'public' AND grantee IN ('tallymarks_housekeeper', 'tallymarks_searcher')"
+        " WHERE table_schema = 'public' AND grantee = ANY($1)",
+        ["tallymarks_housekeeper", "tallymarks_searcher", "tallymarks_doorkeeper"],
     )
     assert {tuple(row) for row in rows} == {
         ("tallymarks_housekeeper", "tenants", "tenant_id", "SELECT"),
@@ -186,13 +188,15 @@ async def test_the_other_roles_are_granted_a_few_columns_to_read(owner: asyncpg.
         ("tallymarks_searcher", "customers", "tenant_id", "SELECT"),
         ("tallymarks_searcher", "customers", "customer_id", "SELECT"),
         ("tallymarks_searcher", "customers", "search_text", "SELECT"),
+        ("tallymarks_doorkeeper", "events", "tenant_id", "SELECT"),
+        ("tallymarks_doorkeeper", "events", "event_id", "SELECT"),
     }
 
 
 async def test_our_roles_are_no_more_than_they_need_to_be(owner: asyncpg.Connection) -> None:
     rows = await owner.fetch("SELECT * FROM pg_roles WHERE rolname LIKE 'tallymarks\\_%' AND rolname NOT LIKE '%test%'")
     roles = {row["rolname"]: row for row in rows}
-    ours = ("tallymarks_service", "tallymarks_housekeeper", "tallymarks_searcher")
+    ours = ("tallymarks_service", "tallymarks_housekeeper", "tallymarks_searcher", "tallymarks_doorkeeper")
     for name in ours:
         role = roles[name]
         for power in ("rolsuper", "rolcreaterole", "rolcreatedb", "rolcanlogin", "rolreplication", "rolbypassrls"):
