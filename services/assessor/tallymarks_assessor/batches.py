@@ -83,7 +83,8 @@ class Batches:
         self._arrivals = Arrivals()
         self._turns = Turns()
         self._under_way = 0
-        self._begun_at = 0.0
+        self._is_late = False
+        """Whether one that is under way takes long."""
         self._changed = asyncio.Event()
         """What decides whether a batch may begin may have changed."""
         self._transactions = asyncio.Semaphore(limits.TRANSACTIONS_AT_ONCE)
@@ -130,20 +131,21 @@ class Batches:
             return True
         if self._under_way == limits.BATCHES_AT_ONCE or self._arrivals.begin_with_a_suspect:
             return False
-        is_late = asyncio.get_running_loop().time() >= self._begun_at + limits.BATCH_ALONE_SECONDS_MAX
-        return is_late or self._arrivals.size >= limits.BATCH_BESIDE_BYTES_MIN
+        return self._is_late or self._arrivals.size >= limits.BATCH_BESIDE_BYTES_MIN
 
     def _begun(self, batch: asyncio.Task[None]) -> None:
-        loop = asyncio.get_running_loop()
-        is_late = loop.call_later(limits.BATCH_ALONE_SECONDS_MAX, self._changed.set)
-        self._under_way += 1
-        self._begun_at = loop.time()
+        def late() -> None:
+            self._is_late = True
+            self._changed.set()
 
         def ended(_: asyncio.Task[None]) -> None:
-            is_late.cancel()
+            becoming_late.cancel()
             self._under_way -= 1
             self._changed.set()
 
+        self._under_way += 1
+        self._is_late = False
+        becoming_late = asyncio.get_running_loop().call_later(limits.BATCH_ALONE_SECONDS_MAX, late)
         batch.add_done_callback(ended)
 
     def _planned(self, batch: Sequence[Taken]) -> list[Delivery]:
