@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeAlias
 from uuid import UUID
 
@@ -71,7 +71,8 @@ async def _of_tenant(connection: Connection, begin: str, tenant_id: UUID) -> Asy
     try:
         yield
     except BaseException:
-        if not connection.is_closed():
+        # Where the connection is gone the transaction is, too.
+        with suppress(OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError):
             await connection.execute(tenancy.ROLLBACK)
         raise
     await connection.execute(tenancy.COMMIT)
