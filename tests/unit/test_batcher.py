@@ -25,10 +25,10 @@ class Work:
         return [ValueError(item) if item.startswith("bad") else item.upper() for item in lot]
 
 
-async def added(batcher: Batcher[str, str], *items: str) -> list["asyncio.Task[str]"]:
-    """Add items at the same time; when this returns, those that need not wait are under way."""
+async def added(batcher: Batcher[str, str], *items: str, turns: int = GATHERING_TURNS + 3) -> list["asyncio.Task[str]"]:
+    """Add items at the same time, and let so many turns pass: by default, what need not wait is under way then."""
     tasks = [asyncio.create_task(batcher.add(item)) for item in items]
-    for _ in range(GATHERING_TURNS + 3):
+    for _ in range(turns):
         await asyncio.sleep(0)
     return tasks
 
@@ -76,6 +76,17 @@ async def test_another_lot_begins_beside_one_that_is_under_way_only_when_it_is_l
     work.may_end.set()
     assert await asyncio.gather(*tasks) == ["A", "B", "C", "D", "E"]
     assert work.lots == [["a"], ["b", "c", "d"], ["e"]]
+
+
+async def test_what_comes_within_a_few_turns_is_one_lot_and_none_begins_to_gather_beside_it() -> None:
+    work = Work()
+    batcher = Batcher(work.do, at_once=2, beside_min=2, size_max=10)
+    tasks = [task for item in "abcdef" for task in await added(batcher, item, turns=1)]
+    # Enough of them wait for a lot beside the first while that one still gathers: it takes them along.
+    await added(batcher)
+    assert work.lots == [["a", "b", "c", "d"], ["e", "f"]]
+    work.may_end.set()
+    assert await asyncio.gather(*tasks) == ["A", "B", "C", "D", "E", "F"]
 
 
 async def test_a_lot_is_bounded_by_the_sizes_of_its_items() -> None:
