@@ -28,6 +28,19 @@ async def test_a_connection_that_the_driver_finds_broken_is_the_database_being_a
     assert issubclass(DatabaseAway, TRANSIENT_ERRORS)
 
 
+async def test_what_ended_a_transaction_is_told_also_where_its_connection_is_gone(
+    database: Database, owner: asyncpg.Connection, tenant: Tenant
+) -> None:
+    async def fail_without_a_connection() -> None:
+        async with database.transaction(tenant.tenant_id) as connection:
+            process = await connection.fetchval("SELECT pg_backend_pid()")
+            await owner.execute("SELECT pg_terminate_backend($1)", process)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_without_a_connection()
+
+
 async def test_a_connection_that_cannot_even_be_given_back_is_the_database_being_away(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
