@@ -30,9 +30,7 @@ from tallymarks.sql import tenancy
 
 MIGRATION_LOCK = 7_419_061_852_003
 """Any number that nobody else takes: one migration at a time, however many are started."""
-DIFFERENCES_SHOWN_MAX = 1_000
 CONNECTING_ERRORS: tuple[type[BaseException], ...] = (OSError, TimeoutError, *UNAVAILABLE_ERRORS)
-MIGRATION_WAIT_SECONDS = 3600.0
 
 T = TypeVar("T")
 
@@ -181,7 +179,7 @@ async def _verify_ledger(database: Database, only: UUID | None) -> bool:
     verified = customers = transactions = 0
     async for tenant_id in _tenants(database, only):
         verified += 1
-        rows = await verification.differing_balances(database, tenant_id, DIFFERENCES_SHOWN_MAX)
+        rows = await verification.differing_balances(database, tenant_id, limits.DIFFERENCES_SHOWN_MAX)
         customers += len(rows)
         for row in rows:
             _print(
@@ -240,7 +238,7 @@ async def _migrate(url: str) -> None:
     """Run the migrations while holding a lock that every other migration waits for."""
     connection = await asyncpg.connect(url, timeout=limits.CONNECT_TIMEOUT_SECONDS)
     try:
-        await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK, timeout=MIGRATION_WAIT_SECONDS)
+        await connection.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK, timeout=limits.MIGRATION_WAIT_SECONDS)
         encrypted = await connection.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         await asyncio.to_thread(_run_dbmate, dbmate_url(url, encrypted=bool(encrypted)))
     finally:

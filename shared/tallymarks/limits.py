@@ -11,6 +11,7 @@ HEADERS_MAX = 100
 BODY_BYTES_MAX = 1024 * 1024
 BATCH_BODY_BYTES_MAX = 4 * 1024 * 1024
 BATCH_EVENTS_MAX = 1_000
+CREDENTIAL_LENGTH_MAX = 128
 OBJECT_KEYS_MAX = 64
 """No object of the contract has so many; a body full of unknown fields is refused before each is looked at."""
 TEXT_LENGTH_MAX = 256
@@ -23,6 +24,8 @@ ITEM_TAGS_MAX = 50
 COUNT_MAX = 1_000_000_000
 SEARCH_NEARBY_MAX = 10_000
 OFFSET_KEY_LENGTH_MAX = 256
+FIELD_ERRORS_SHOWN_MAX = 20
+"""Of what is wrong with one request."""
 PAGE_LIMIT_DEFAULT = 50
 PAGE_LIMIT_MAX = 100
 
@@ -109,6 +112,10 @@ INTAKE_LOT_BESIDE_MIN = 16
 
 A look-up and a message for each few of them would keep everybody busier than their events do.
 """
+KEY_CONNECTIONS = 2
+"""Of an api to the database, for API keys alone: no request waits for its credentials behind others' work."""
+DOOR_CONNECTIONS = 4
+"""Likewise, for whether events were taken in before."""
 BALANCE_LOTS_AT_ONCE = 2
 """Queries for the balances that were asked for together; the next lot gathers meanwhile."""
 BALANCE_LOT_BESIDE_MIN = 16
@@ -135,6 +142,8 @@ SWEEP_MEMBERSHIPS_MAX = 1_000
 RETENTION_EXPLANATIONS_MAX = 1_000
 CALENDAR_EVENTS_MAX = 1_000
 SIMULATION_EVENTS_MAX = 500
+SIMULATION_FETCHED_AT_ONCE = 20
+"""Recorded events that the driver holds at a time: one may have a megabyte."""
 SIMULATION_BYTES_MAX = 4 * 1024 * 1024
 """A lot of a simulation ends at the first of the two."""
 SIMULATION_PASSED_MAX = 10_000
@@ -145,6 +154,10 @@ OUTBOX_MESSAGES_MAX = 100
 API_KEYS_CACHED_MAX = 10_000
 RULE_SETS_CACHED_MAX = 1_000
 DEAD_LETTERS_LISTED_MAX = 1_000
+REASON_LENGTH_MAX = 500
+"""Of why an event was put aside."""
+DIFFERENCES_SHOWN_MAX = 1_000
+"""Balances that are not the sum of their transactions, as `ledger verify` lists them."""
 VERIFY_TRANSACTIONS_MAX = 5_000
 """Transactions whose check sums are computed again at a time."""
 DELIVERIES_MAX = 20
@@ -178,6 +191,14 @@ STATEMENT_TIMEOUT_SECONDS = 10.0
 TRANSACTION_IDLE_TIMEOUT_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
 HEALTH_TIMEOUT_SECONDS = 1.0
+LOOKUP_TIMEOUT_SECONDS = 1.0
+"""For what an api can do without: a known key is trusted then, and an event is taken for a new one."""
+DUPLICATES_PAUSE_SECONDS = 5.0
+"""After a look-up that failed the next ones are left out for so long: no request waits for a dead database."""
+VERIFY_TIMEOUT_SECONDS = 3600.0
+"""For the sums of all of a tenant's transactions."""
+MIGRATION_WAIT_SECONDS = 3600.0
+"""For another migration under way."""
 RELEASE_TIMEOUT_SECONDS = 1.0
 """For a connection that was given up in the middle of a statement to come to itself; else it is dropped."""
 ACCOUNT_LOCK_TIMEOUT_SECONDS = 3.0

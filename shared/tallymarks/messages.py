@@ -17,7 +17,6 @@ REASON_CODE_HEADER = "tallymarks-reason-code"
 REASON_HEADER = "tallymarks-reason"
 EVENT_HEADER = "tallymarks-event-id"
 TRACE_HEADER = "traceparent"
-REASON_LENGTH_MAX = 500
 
 
 def event_json(event: EventBase) -> bytes:
@@ -138,7 +137,7 @@ def _headers(tenant_id: UUID) -> dict[str, str | int]:
 
 def _storable(reason: str) -> str:
     """Bound a reason, which may repeat what was sent: a NUL of it could not be written to the outbox."""
-    return reason[:REASON_LENGTH_MAX].replace("\x00", "\\x00")
+    return reason[: limits.REASON_LENGTH_MAX].replace("\x00", "\\x00")
 
 
 def _body(tenant_id: UUID, events: Sequence[bytes]) -> bytes:

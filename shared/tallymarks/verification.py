@@ -7,7 +7,6 @@ from tallymarks import ledger, limits
 from tallymarks.database import Database, Record
 from tallymarks.sql import ledger as sql
 
-VERIFY_TIMEOUT_SECONDS = 3600.0
 NO_ID = UUID(int=0)
 
 
@@ -17,7 +16,7 @@ async def differing_balances(database: Database, tenant_id: UUID, number_max: in
         # The one statement that reads a whole tenant.
         await connection.execute("SET LOCAL statement_timeout = 0")
         return await connection.fetch(
-            sql.SELECT_DIFFERING_BALANCES, tenant_id, number_max, timeout=VERIFY_TIMEOUT_SECONDS
+            sql.SELECT_DIFFERING_BALANCES, tenant_id, number_max, timeout=limits.VERIFY_TIMEOUT_SECONDS
         )
 
 

@@ -5,7 +5,6 @@ import pytest
 
 from tallymarks import limits
 from tallymarks.database import Database
-from tallymarks_api import auth, duplicates
 from tallymarks_assessor.assess import Assessor
 from tests.integration.possessions import Possessions, possess
 from tests.parts import PATIENCE_SECONDS, ApiClient, Clock, Tenant
@@ -18,11 +17,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     In production they give up early, for their callers' sake; on a busy machine a test would meet that by chance. A
     test that is about giving up sets its own limit.
     """
-    for name in ("STATEMENT", "CONNECT", "HEALTH", "TRANSACTION_IDLE"):
+    for name in ("STATEMENT", "CONNECT", "HEALTH", "LOOKUP", "TRANSACTION_IDLE"):
         monkeypatch.setattr(limits, f"{name}_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr(limits, "LARGE_BODY_WAIT_SECONDS", PATIENCE_SECONDS)
-    for module in (auth, duplicates):
-        monkeypatch.setattr(module, "LOOKUP_TIMEOUT_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture

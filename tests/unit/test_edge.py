@@ -14,7 +14,7 @@ from tallymarks.customers import NewCustomer
 from tallymarks.errors import ErrorBody, InsufficientPoints, InvalidRequest, Refusal, shown
 from tallymarks.events import ActionEvent, EventBase, OrderEvent, PointsEvent, RedemptionEvent
 from tallymarks.rules.rule import NewRule
-from tallymarks_api.edge import ERRORS_SHOWN_MAX, parse_json, validated
+from tallymarks_api.edge import parse_json, validated
 from tallymarks_api.events import read_batch
 from tallymarks_api.paged import PageQuery, containing
 from tallymarks_api.redemptions import read_redemption_or_customer
@@ -239,7 +239,7 @@ class TestValidated:
     def test_tells_the_number_of_errors_and_shows_a_bounded_part(self) -> None:
         with pytest.raises(InvalidRequest) as refusal:
             validated(OrderEvent, {**IDS, "order": {"total": 1}, **{f"unknown{number}": 1 for number in range(50)}})
-        assert len(refusal.value.errors) == ERRORS_SHOWN_MAX == 20
+        assert len(refusal.value.errors) == limits.FIELD_ERRORS_SHOWN_MAX == 20
         assert refusal.value.detail.startswith("50 ")
 
     @pytest.mark.parametrize(

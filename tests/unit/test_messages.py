@@ -16,7 +16,6 @@ from tallymarks import limits
 from tallymarks.broker import OutgoingMessage, Topology
 from tallymarks.events import AnyEvent, EventBase
 from tallymarks.messages import (
-    REASON_LENGTH_MAX,
     dead_letter,
     event_json,
     event_messages,
@@ -184,7 +183,7 @@ class TestDeadLetter:
 
     def test_a_long_reason_is_cut(self) -> None:
         letter = dead_letter(TOPOLOGY, TENANT, action(), reason_code="Code", reason="r" * 10_000, new_id=ids())
-        assert letter.headers["tallymarks-reason"] == "r" * REASON_LENGTH_MAX
+        assert letter.headers["tallymarks-reason"] == "r" * limits.REASON_LENGTH_MAX
 
     def test_a_reason_that_repeats_a_nul_can_be_stored(self) -> None:
         """No text and no JSON of the database can hold one."""
@@ -207,7 +206,7 @@ class TestDeadLetter:
         assert (letter.exchange, letter.body) == ("test.dead-letters", body)
         assert letter.headers == {
             "tallymarks-reason-code": "UnreadableMessage",
-            "tallymarks-reason": "r" * REASON_LENGTH_MAX,
+            "tallymarks-reason": "r" * limits.REASON_LENGTH_MAX,
         }
 
 

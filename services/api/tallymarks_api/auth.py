@@ -26,8 +26,6 @@ log = structlog.get_logger(__name__)
 TENANT_HEADER = "x-tenant-id"
 KEY_HEADER = "x-api-key"
 SECRET_HEADER = "x-api-secret"  # noqa: S105 - the name of a header
-LOOKUP_TIMEOUT_SECONDS = 1.0
-HEADER_LENGTH_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,10 @@ class Authenticator:
             Unavailable: the database is away, and the key was never seen by this process.
         """
         tenant, api_key, secret = (headers.get(name, "") for name in (TENANT_HEADER, KEY_HEADER, SECRET_HEADER))
-        if not (tenant and api_key and secret) or max(map(len, (tenant, api_key, secret))) > HEADER_LENGTH_MAX:
+        if (
+            not (tenant and api_key and secret)
+            or max(map(len, (tenant, api_key, secret))) > limits.CREDENTIAL_LENGTH_MAX
+        ):
             raise Unauthorized
         if not api_key.isascii() or not api_key.isprintable():
             raise Unauthorized
@@ -88,9 +89,12 @@ class Authenticator:
             return cached.known
         if cached is not None:
             # One request looks; those that arrive meanwhile need not wait for it.
-            cached.fresh_until = now + LOOKUP_TIMEOUT_SECONDS
+            cached.fresh_until = now + limits.LOOKUP_TIMEOUT_SECONDS
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._strangers if cached is None else nullcontext():
+            async with (
+                asyncio.timeout(limits.LOOKUP_TIMEOUT_SECONDS),
+                self._strangers if cached is None else nullcontext(),
+            ):
                 known = await self._read(tenant_id, api_key)
         except TIMED_LOOKUP_ERRORS as error:
             if cached is None or now > cached.read_at + limits.API_KEY_STALE_SECONDS:

@@ -6,15 +6,12 @@ from uuid import UUID
 
 import structlog
 
+from tallymarks import limits
 from tallymarks.database import TIMED_LOOKUP_ERRORS, Database
 from tallymarks.logs import reason_of
 from tallymarks.sql import events as sql
 
 log = structlog.get_logger(__name__)
-
-LOOKUP_TIMEOUT_SECONDS = 1.0
-PAUSE_SECONDS = 5.0
-"""After a look-up that failed the next ones are left out for so long: no request waits for a dead database."""
 
 
 class Duplicates:
@@ -31,10 +28,10 @@ class Duplicates:
         if not event_ids or self._clock() < self._paused_until:
             return frozenset()
         try:
-            async with asyncio.timeout(LOOKUP_TIMEOUT_SECONDS), self._database.connection() as connection:
+            async with asyncio.timeout(limits.LOOKUP_TIMEOUT_SECONDS), self._database.connection() as connection:
                 rows = await connection.fetch(sql.SELECT_EXISTING, tenant_id, event_ids)
         except TIMED_LOOKUP_ERRORS as error:
-            self._paused_until = self._clock() + PAUSE_SECONDS
+            self._paused_until = self._clock() + limits.DUPLICATES_PAUSE_SECONDS
             log.warning("duplicates are not looked up", reason=reason_of(error))
             return frozenset()
         return frozenset(row["event_id"] for row in rows)

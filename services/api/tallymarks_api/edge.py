@@ -46,7 +46,6 @@ log = structlog.get_logger(__name__)
 
 REQUESTS = Counter("tallymarks_requests", "Requests answered", ["method", "path", "status"])
 REQUEST_SECONDS = Histogram("tallymarks_request_seconds", "Time to the answer", ["method", "path"])
-ERRORS_SHOWN_MAX = 20
 TRACE_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 DISCRIMINATORS = ("type", "eventType")
 RETRY_AFTER_SECONDS = {
@@ -309,7 +308,7 @@ def validated(form: type[M] | TypeAdapter[B], data: object, *, under: Sequence[i
 
 
 def _field_errors(error: ValidationError, data: object, under: Sequence[int | str]) -> Iterable[FieldError]:
-    for one in error.errors(include_url=False, include_context=False)[:ERRORS_SHOWN_MAX]:
+    for one in error.errors(include_url=False, include_context=False)[: limits.FIELD_ERRORS_SHOWN_MAX]:
         is_missing = one["type"] == "missing"
         param = ".".join(map(str, (*under, *_place(one["loc"], data, is_missing=is_missing))))
         value = None if is_missing else _as_sent(one["input"])

@@ -38,8 +38,6 @@ from tallymarks_api.openapi import add_swagger_routes
 
 NAME = "api"
 DEFAULT_PORT = 8080
-KEY_CONNECTIONS = 2
-DOOR_CONNECTIONS = 4
 ENDPOINTS = (
     *customers.ENDPOINTS,
     *search.ENDPOINTS,
@@ -90,9 +88,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             )
         )
         broker = await stack.enter_async_context(prepared_broker(settings, NAME))
-        keys = await stack.enter_async_context(connected(settings, f"{NAME} keys", pool_size=KEY_CONNECTIONS))
+        keys = await stack.enter_async_context(connected(settings, f"{NAME} keys", pool_size=limits.KEY_CONNECTIONS))
         door = await stack.enter_async_context(
-            connected(settings, f"{NAME} door", pool_size=DOOR_CONNECTIONS, role=DOORKEEPER_ROLE)
+            connected(settings, f"{NAME} door", pool_size=limits.DOOR_CONNECTIONS, role=DOORKEEPER_ROLE)
         )
         intake = Intake(broker, Duplicates(door, time.monotonic), now=utc_now, new_id=new_id)
         parts = Parts(database, broker, intake, Balances(database), committed, now=utc_now, new_id=new_id)

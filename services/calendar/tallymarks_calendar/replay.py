@@ -36,8 +36,6 @@ from tallymarks.sql import simulations as sql
 
 NIL = UUID(int=0)
 BEFORE_HISTORY = (limits.INSTANT_MIN - timedelta(days=1), NIL)
-FETCHED_AT_ONCE = 20
-"""Events that the driver holds at a time: one may have a megabyte."""
 
 Place = tuple[datetime, UUID]
 """An event's place in history."""
@@ -171,7 +169,7 @@ async def _next_lot(connection: Connection, tenant_id: UUID, simulation: Simulat
     rows: list[Record] = []
     size = 0
     in_order = connection.cursor(
-        sql.SELECT_EVENTS, tenant_id, [row["event_id"] for row in found], prefetch=FETCHED_AT_ONCE
+        sql.SELECT_EVENTS, tenant_id, [row["event_id"] for row in found], prefetch=limits.SIMULATION_FETCHED_AT_ONCE
     )
     async for row in in_order:
         size += len(row["body"])

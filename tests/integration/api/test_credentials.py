@@ -14,7 +14,6 @@ from tallymarks.database import Database
 from tallymarks.errors import Unauthorized, Unavailable
 from tallymarks.service import listening, new_id
 from tallymarks.settings import Settings
-from tallymarks_api import auth
 from tallymarks_api.admission import Admission
 from tallymarks_api.auth import Authenticator, _Known
 from tallymarks_api.balances import Balances
@@ -222,7 +221,7 @@ async def test_while_a_key_is_read_again_it_is_trusted_no_longer_than_that_may_t
     await owner.execute("UPDATE api_keys SET is_enabled = false")
     await authenticator.authenticate(right)
     assert authenticator.looks == 2
-    seconds.now += auth.LOOKUP_TIMEOUT_SECONDS
+    seconds.now += limits.LOOKUP_TIMEOUT_SECONDS
     with pytest.raises(Unauthorized):
         await authenticator.authenticate(right)
     authenticator.may_end.set()
