@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallymarks import ledger
+from tallymarks.errors import TooManyEffects
 from tallymarks.events import AnyEvent
 from tallymarks.memberships import Changes, Pair
-from tallymarks.rules.assessment import Situation
+from tallymarks.rules.assessment import Assessment, Situation
 from tallymarks.rules.assessment import assess as assess_event
 from tallymarks.rules.evaluate import Effected
 from tallymarks.rules.facts import CustomerState, Totals, UseKey
@@ -144,11 +145,21 @@ class World:
         }
 
 
+def assess_one(event: AnyEvent, situation: Situation, rules_: RuleSet) -> Assessment | None:
+    """Assess an event; None where it has too many effects: it is put aside, and nothing of it counts."""
+    try:
+        return assess_event(event, situation, rules_, START)
+    except TooManyEffects:
+        return None
+
+
 def assess(world: World, batch: Sequence[AnyEvent], rules_: RuleSet) -> None:
     """Assess a batch: each event meets what those before it have left; what they change is written once."""
     states, changes, new_id, together = world.states(), Changes(), ids(), world.together
     for event in batch:
-        assessed = assess_event(event, Situation(states[event.customer_id], together, {}), rules_, START)
+        assessed = assess_one(event, Situation(states[event.customer_id], together, {}), rules_)
+        if assessed is None:
+            continue
         states[event.customer_id], together = assessed.customer, assessed.rule_uses
         for step in assessed.steps:
             effects = step.outcome.effects if step.outcome else ()
@@ -161,8 +172,9 @@ def assess(world: World, batch: Sequence[AnyEvent], rules_: RuleSet) -> None:
 def assess_one_by_one(world: World, batch: Sequence[AnyEvent], rules_: RuleSet) -> None:
     """Assess events with nothing kept between them but the tables."""
     for event in batch:
-        situation = Situation(world.states()[event.customer_id], world.together, {})
-        assessed = assess_event(event, situation, rules_, START)
+        assessed = assess_one(event, Situation(world.states()[event.customer_id], world.together, {}), rules_)
+        if assessed is None:
+            continue
         world.keep([assessed.customer], assessed.rule_uses)
         for step in assessed.steps:
             effects = step.outcome.effects if step.outcome else ()
