@@ -8,10 +8,11 @@ import pytest
 
 from tallymarks import limits
 from tallymarks.errors import BalanceOutOfRange
-from tallymarks.events import AnyEvent, EventType
+from tallymarks.events import AnyEvent, EventBase, EventType
 from tallymarks.rules.criteria import Check
+from tallymarks.rules.criteria_memory import NthEvent
 from tallymarks.rules.evaluate import Effected, Outcome, apply
-from tallymarks.rules.facts import CustomerState
+from tallymarks.rules.facts import CustomerState, Facts
 from tallymarks.rules.fulfilments import Effect, GivePoints, JoinSegment, LeaveSegment
 from tallymarks.rules.rule import Rule
 from tallymarks.rules.rule_set import RuleSet
@@ -43,6 +44,11 @@ NOT_IN = {"type": "notInSegment", "segment_id": SEGMENT}
 
 def give(amount: int) -> dict[str, Any]:
     return {"type": "points", "amount": amount}
+
+
+def checks_of(looked: Outcome) -> list[list[Check]]:
+    """How the criteria of each rule that was asked looked at the event."""
+    return [[looked.checks[number] for number in one.asked] for one in looked.considered]
 
 
 def welcome(number: int = 1) -> Rule:
@@ -90,13 +96,32 @@ class TestMatching:
         asked = rule(
             criteria=[{"type": "nameSpace", "value": "A"}, {"type": "reference", "value": "R"}, {"type": "everyEvent"}]
         )
-        (missed,) = outcome(asked, event=action(name_space="A", reference="X")).considered
+        looked = outcome(asked, event=action(name_space="A", reference="X"))
+        (missed,) = looked.considered
         assert (missed.rule, missed.matched) == (asked, False)
-        assert missed.checks == (Check(matched=True, saw="A"), Check(matched=False, saw="X"))
-        (met,) = outcome(asked, event=action(name_space="A", reference="R")).considered
-        assert met.matched
-        assert met.checks[-1] == Check(matched=True, saw=str(EVENT))
-        assert len(met.checks) == 3
+        assert checks_of(looked) == [[Check(matched=True, saw="A"), Check(matched=False, saw="X")]]
+        looked = outcome(asked, event=action(name_space="A", reference="R"))
+        assert looked.considered[0].matched
+        assert checks_of(looked)[0][-1] == Check(matched=True, saw=str(EVENT))
+        assert len(checks_of(looked)[0]) == 3
+
+    def test_what_many_rules_ask_is_asked_once_an_event(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[EventBase] = []
+
+        def check(self: NthEvent, facts: Facts) -> Check:
+            asked.append(facts.event)
+            return Check(matched=self.n == 1, saw="1")
+
+        monkeypatch.setattr(NthEvent, "check", check)
+        first, second = ({"type": "nthEvent", "n": n} for n in (1, 2))
+        many = rule_set([rule(1, criteria=[first]), rule(2, criteria=[{"type": "everyEvent"}, first]),
+                         rule(3, criteria=[first, second]), rule(4, criteria=[second])])  # fmt: skip
+        events = [action(event_id=id_of(number)) for number in (1, 2)]
+        for event in events:
+            looked = evaluate(event, customer(), many, START)
+            assert [one.matched for one in looked.considered] == [True, True, False, False]
+            assert [len(checks) for checks in checks_of(looked)] == [1, 2, 2, 1]
+        assert asked == [one for event in events for one in (event, event)]
 
     def test_no_rules_have_no_effect(self) -> None:
         assert outcome() == Outcome((), ())

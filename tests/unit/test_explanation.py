@@ -1,29 +1,31 @@
 """What is kept of an assessment, told in full, is what happened."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, reject
 from hypothesis import strategies as st
 
+from tallymarks import limits
 from tallymarks.errors import BalanceOutOfRange
 from tallymarks.events import AnyEvent, EventType
 from tallymarks.ledger import transactions_of
 from tallymarks.rules.assessment import Situation, Step, assess, points_event_id
 from tallymarks.rules.explanation import (
     Explanation,
-    FulfilmentKey,
     RuleExplanation,
     VersionKey,
     compact,
     expand,
     versions_named,
 )
-from tallymarks.rules.facts import CustomerState
+from tallymarks.rules.facts import CustomerState, UseKey
 from tallymarks.rules.rule import Rule
 from tallymarks.rules.triggers import trigger_id_of
-from tallymarks.rules.uses import Limited
+from tallymarks.rules.uses import LIFE, Limited
 from tests.parts import START
 from tests.unit.builders import (
     EVENT,
@@ -32,6 +34,7 @@ from tests.unit.builders import (
     TENANT,
     action,
     customer,
+    facts,
     generated,
     id_of,
     ids,
@@ -58,8 +61,7 @@ def explained(step: Step, rules: list[Rule]) -> Explanation:
     """The explanation of a step, from what is kept of it with the transactions that were made."""
     effects = step.outcome.effects if step.outcome else ()
     rows = transactions_of(TENANT, step.event, effects, ids())
-    made = {FulfilmentKey(row.assessment_rule_id, row.fulfilment_index): row.transaction_id for row in rows}
-    kept = compact(step, made)
+    kept = compact(step, [row.transaction_id for row in rows])
     by_version = {VersionKey(one.rule_id, one.version): one for one in rules}
     named = versions_named(kept)
     return expand(step.event.event_id, kept, {key: by_version[key] for key in named})
@@ -171,6 +173,50 @@ class TestSteps:
             assert (told.name, told.version) == (name, 1 if name == "Old" else 2)
 
 
+NOTED = {"depth": 0, "source": None, "assessed": True}
+FIRST, SECOND = (str(id_of(number)) for number in (1_000, 1_001))
+FORMS: list[dict[str, Any]] = [
+    {
+        **NOTED,
+        "rules": [
+            [str(id_of(1)), 1, True, None, ["Shop.Web"], [[0, FIRST, 5], [1, SECOND, -1]]],
+            [str(id_of(2)), 1, False, None, ["Shop.Web", "1"], []],
+            [str(id_of(3)), 1, False, None, [None], []],
+            [str(id_of(4)), 1, True, "perCustomer", [], []],
+        ],
+    },
+    {
+        **NOTED,
+        "rules": [
+            [id_of(1).hex, 1, [0], None],
+            [id_of(2).hex, 1, [0, 1]],
+            [id_of(3).hex, 1, [3]],
+            [id_of(4).hex, 1, [], "perCustomer"],
+        ],
+        "criteria": [0, 1, 3],
+        "saw": ["Shop.Web", "1", None],
+        "made": [[0, 0, FIRST, 5], [0, 1, SECOND, -1]],
+    },
+]
+
+
+@pytest.mark.parametrize("kept", FORMS)
+def test_what_was_kept_in_a_form_stays_readable(kept: dict[str, Any]) -> None:
+    shop = {"type": "nameSpace", "operator": "beginsWith", "value": "Shop"}
+    rules = [
+        rule(1, criteria=[shop], fulfilments=FULFILMENTS[:2]),
+        rule(2, criteria=[shop, {"type": "nthEvent", "n": 2}, {"type": "everyEvent"}]),
+        rule(3, criteria=[{"type": "actionCount", "operator": "equals", "value": 2}]),
+        rule(4, limits={"per_customer": 1}),
+    ]
+    used = replace(customer(), uses={UseKey(id_of(4), LIFE, limits.INSTANT_MIN): 1})
+    by_version = {VersionKey(one.rule_id, 1): one for one in rules}
+    written = orjson.dumps(kept)
+    assert versions_named(written) == set(by_version)
+    told = explanations(*rules, event=action(name_space="Shop.Web"), state=used)[0]
+    assert expand(EVENT, written, by_version) == told
+
+
 def _rule(number: int, event_type: str, fields: list[dict[str, Any]], fulfilments: list[dict[str, Any]]) -> Rule:
     criteria = [FORM.validate_python(one) for one in fields]
     fitting = [one for one in criteria if EventType(event_type) in one.event_types()]
@@ -203,9 +249,10 @@ def test_whatever_happened_is_told(rules: list[Rule], event: AnyEvent, state: Cu
             (one.rule.rule_id, one.rule.version, one.matched) for one in considered
         ]
         for explanation, looked in zip(told.rules, considered, strict=True):
-            asked = explanation.criteria[: len(looked.checks)]
-            assert [(one.matched, one.saw) for one in asked] == list(looked.checks)
-            rest = explanation.criteria[len(looked.checks) :]
+            asked, rest = explanation.criteria[: len(looked.asked)], explanation.criteria[len(looked.asked) :]
+            if step.depth == 0:
+                met = facts(step.event, state=state, segments=SEGMENTS)
+                assert [(one.matched, one.saw) for one in asked] == [one.wanted.check(met) for one in asked]
             assert all(one.matched is None and one.saw is None for one in rest)
         had_effect = {
             (one.rule_id, place)

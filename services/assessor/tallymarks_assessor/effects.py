@@ -10,7 +10,7 @@ from tallymarks.database import Connection
 from tallymarks.events import AnyEvent, created_at_of
 from tallymarks.messages import followed_event_json
 from tallymarks.rules.assessment import Step
-from tallymarks.rules.explanation import FulfilmentKey, compact
+from tallymarks.rules.explanation import compact
 from tallymarks.sql import assessments as assessments_sql
 from tallymarks.sql import events as events_sql
 from tallymarks.triggers import Trigger, triggers_of
@@ -38,10 +38,8 @@ class Effects:
             self.changes.add(step.event.customer_id, step.event.event_id, step.outcome.effects)
             self.triggers.extend(triggers_of(step.event, step.outcome.effects))
         if explained:
-            made = {
-                FulfilmentKey(row.assessment_rule_id, row.fulfilment_index): row.transaction_id for row in transactions
-            }
-            self.explanations.append((step.event.event_id, compact(step, made)))
+            kept = compact(step, [row.transaction_id for row in transactions])
+            self.explanations.append((step.event.event_id, kept))
 
 
 async def insert_points_events(connection: Connection, tenant_id: UUID, followed: list[Step], now: datetime) -> None:

@@ -106,7 +106,7 @@ def assess(
                 raise TooManyEffects.of("eventId", str(event.event_id))
             if depth == 0 and isinstance(looked_at, PointsEvent):
                 own = Effected(GivePoints(looked_at.points.quantity), None, 0)
-                outcome = Outcome((own, *outcome.effects), outcome.considered, outcome.uses)
+                outcome = outcome._replace(effects=(own, *outcome.effects))
             customer = apply(customer, outcome.effects, outcome.uses)
             if outcome.uses:
                 rule_uses = counted_together(rule_uses, outcome.uses)

@@ -8,12 +8,13 @@ from uuid import UUID
 from tallymarks import limits
 from tallymarks.errors import BalanceOutOfRange
 from tallymarks.events import created_at_of
+from tallymarks.rules.asked import Considered
 from tallymarks.rules.criteria import Check
-from tallymarks.rules.facts import CustomerState, Facts
+from tallymarks.rules.facts import NONE, CustomerState, Facts
 from tallymarks.rules.fulfilments import Effect, GivePoints, JoinSegment, LeaveSegment
 from tallymarks.rules.rule import Rule
 from tallymarks.rules.rule_set import RuleSet
-from tallymarks.rules.uses import NEVER_USED, Limited, RuleUses, Use, counted_for_customer, limit_met, use_keys
+from tallymarks.rules.uses import NEVER_USED, RuleUses, Use, counted_for_customer, limit_met, use_keys
 
 
 class Effected(NamedTuple):
@@ -24,27 +25,14 @@ class Effected(NamedTuple):
     fulfilment_index: int
 
 
-class Considered(NamedTuple):
-    """How one rule looked at the event: each of its criteria up to the first that did not match."""
-
-    rule: Rule
-    matched: bool
-    checks: tuple[Check, ...]
-    limited: Limited | None = None
-    """The limit that the match ran into: it has no effect then."""
-
-    @property
-    def takes_effect(self) -> bool:
-        """Whether the rule's fulfilments are due."""
-        return self.matched and self.limited is None
-
-
 class Outcome(NamedTuple):
     """What an event does, and why."""
 
     effects: tuple[Effected, ...]
     considered: tuple[Considered, ...]
     uses: tuple[Use, ...] = ()
+    checks: Mapping[int, Check] = NONE
+    """How each criterion that was asked looked at it, by its number in the rule set."""
 
 
 def evaluate(facts: Facts, rule_set: RuleSet, rule_uses: Mapping[UUID, RuleUses]) -> Outcome:
@@ -56,12 +44,14 @@ def evaluate(facts: Facts, rule_set: RuleSet, rule_uses: Mapping[UUID, RuleUses]
     effects: list[Effected] = []
     considered: list[Considered] = []
     uses: list[Use] = []
+    checks: dict[int, Check] = {}
     at = created_at_of(facts.event)
-    for rule in rule_set.matching(facts.event, facts.event_type):
-        if not rule.applies_at(at):
+    for asked in rule_set.to_ask(facts.event, facts.event_type):
+        if not asked.applies_at(at):
             continue
-        consideration = consider(rule, facts)
+        consideration = asked.consider(facts, checks)
         if consideration.matched:
+            rule = asked.rule
             given = list(fulfil(rule, facts))
             if rule.limits is not None:
                 use = _use(rule, given, at)
@@ -69,22 +59,11 @@ def evaluate(facts: Facts, rule_set: RuleSet, rule_uses: Mapping[UUID, RuleUses]
                 if limited is None:
                     uses.append(use)
                 else:
-                    consideration = consideration._replace(limited=limited)
+                    consideration = asked.limited_by(limited)
             if consideration.limited is None:
                 effects.extend(given)
         considered.append(consideration)
-    return Outcome(tuple(effects), tuple(considered), tuple(uses))
-
-
-def consider(rule: Rule, facts: Facts) -> Considered:
-    """Ask each criterion in turn, up to the first that does not match."""
-    checks: list[Check] = []
-    for criterion in rule.criteria:
-        check = criterion.check(facts)
-        checks.append(check)
-        if not check.matched:
-            return Considered(rule, matched=False, checks=tuple(checks))
-    return Considered(rule, matched=True, checks=tuple(checks))
+    return Outcome(tuple(effects), tuple(considered), tuple(uses), checks)
 
 
 def fulfil(rule: Rule, facts: Facts) -> Iterable[Effected]:

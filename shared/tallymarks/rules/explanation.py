@@ -4,8 +4,8 @@ What is kept are the rules that were asked, with what each of their criteria saw
 criterion wanted is not kept: the version of the rule says it, and versions never change.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -15,7 +15,7 @@ import orjson
 from tallymarks.events import EventType
 from tallymarks.rules.assessment import Step, points_event_id
 from tallymarks.rules.criteria import Criterion
-from tallymarks.rules.evaluate import Effected, Outcome
+from tallymarks.rules.evaluate import Outcome
 from tallymarks.rules.fulfilment import (
     GivePoints,
     GrantDiscount,
@@ -36,13 +36,6 @@ class VersionKey(NamedTuple):
 
     rule_id: UUID
     version: int
-
-
-class FulfilmentKey(NamedTuple):
-    """One fulfilment of one rule; `rule_id` is None for what the event itself does."""
-
-    rule_id: UUID | None
-    fulfilment_index: int
 
 
 class CriterionExplanation(Model):
@@ -107,23 +100,24 @@ class Explanation(Model):
 
 
 class KeptRule(NamedTuple):
-    """What is kept of one rule, as `compact` writes it."""
+    """What is kept of one rule."""
 
     rule_id: str
     version: int
     matched: bool
     limited_by: str | None
-    saw: list[str | None]
-    made: list[list[Any]]
+    saw: Sequence[str | None]
+    """What its criteria saw, up to the first that did not match."""
+    made: Sequence[Sequence[Any]]
     """Fulfilment index, id and value of each effect."""
 
 
-def compact(step: Step, transaction_ids: Mapping[FulfilmentKey, UUID]) -> bytes:
+def compact(step: Step, transaction_ids: Iterable[UUID]) -> bytes:
     """Give what is kept of an assessed event, as JSON.
 
     Args:
         step: the event and what it did.
-        transaction_ids: the points transactions that were made of its effects.
+        transaction_ids: the points transactions that were made of its effects, in their order.
     """
     return _compact(step.event.event_id, step.outcome, step.depth, step.source_event_id, transaction_ids)
 
@@ -141,7 +135,7 @@ def explain(
     """
     considered = () if outcome is None else outcome.considered
     rules = {VersionKey(one.rule.rule_id, one.rule.version): one.rule for one in considered}
-    return expand(event_id, _compact(event_id, outcome, depth, source_event_id, {}), rules)
+    return expand(event_id, _compact(event_id, outcome, depth, source_event_id, ()), rules)
 
 
 def _compact(
@@ -149,43 +143,40 @@ def _compact(
     outcome: Outcome | None,
     depth: int,
     source_event_id: UUID | None,
-    transaction_ids: Mapping[FulfilmentKey, UUID],
+    transaction_ids: Iterable[UUID],
 ) -> bytes:
-    kept: list[tuple[Any, ...]] = []
-    if outcome is not None:
-        made: defaultdict[UUID, list[list[Any]]] = defaultdict(list)
-        for effected in outcome.effects:
-            if effected.rule is not None:
-                made[effected.rule.rule_id].append(_made(event_id, effected, effected.rule, transaction_ids))
-        kept = [
-            (
-                str(considered.rule.rule_id),
-                considered.rule.version,
-                considered.matched,
-                considered.limited,
-                [check.saw for check in considered.checks],
-                made.get(considered.rule.rule_id, []),
-            )
-            for considered in outcome.considered
-        ]
-    whole = {"depth": depth, "source": source_event_id, "assessed": outcome is not None, "rules": kept}
+    """Write what each criterion saw once, and each rule as it is known beforehand: with the numbers of its criteria."""
+    whole: dict[str, Any] = {"depth": depth, "source": source_event_id, "assessed": outcome is not None, "rules": ()}
+    if outcome is not None and outcome.considered:
+        whole["rules"] = [considered.kept for considered in outcome.considered]
+        whole["criteria"] = list(outcome.checks)
+        whole["saw"] = [check.saw for check in outcome.checks.values()]
+        whole["made"] = _made(event_id, outcome, iter(transaction_ids))
     return orjson.dumps(whole)
 
 
-def _made(event_id: UUID, effected: Effected, rule: Rule, transaction_ids: Mapping[FulfilmentKey, UUID]) -> list[Any]:
-    """Give one effect as it is kept: the fulfilment, the id of what was made, and its value."""
-    index = effected.fulfilment_index
-    match effected.effect:
-        case GivePoints(amount):
-            return [index, transaction_ids.get(FulfilmentKey(rule.rule_id, index)), amount]
-        case JoinSegment(_, lapses_at):
-            return [index, None, lapses_at]
-        case LeaveSegment() | GrantVoucher():
-            return [index, None, None]
-        case ScheduleTrigger(due_at):
-            return [index, trigger_id_of(event_id, rule.rule_id, index), due_at]
-        case GrantDiscount(amount=off):
-            return [index, None, str(off)]
+def _made(event_id: UUID, outcome: Outcome, transaction_ids: Iterator[UUID]) -> list[tuple[Any, ...]]:
+    """Give the effects of rules as they are kept: the place of the rule, the fulfilment, what was made, its value."""
+    made: list[tuple[Any, ...]] = []
+    place = 0
+    for effect, rule, index in outcome.effects:
+        transaction_id = next(transaction_ids, None) if isinstance(effect, GivePoints) else None
+        if rule is None:
+            continue
+        while outcome.considered[place].rule is not rule:  # both are in the order of rules
+            place += 1
+        match effect:
+            case GivePoints(amount):
+                made.append((place, index, transaction_id, amount))
+            case JoinSegment(_, lapses_at):
+                made.append((place, index, None, lapses_at))
+            case LeaveSegment() | GrantVoucher():
+                made.append((place, index, None, None))
+            case ScheduleTrigger(due_at):
+                made.append((place, index, trigger_id_of(event_id, rule.rule_id, index), due_at))
+            case GrantDiscount(amount=off):
+                made.append((place, index, None, str(off)))
+    return made
 
 
 def versions_named(kept: bytes) -> set[VersionKey]:
@@ -206,8 +197,25 @@ def expand(event_id: UUID, kept: bytes, rules: Mapping[VersionKey, Rule]) -> Exp
         depth=whole["depth"],
         source_event_id=whole["source"],
         is_assessed=whole["assessed"],
-        rules=tuple(_rule(event_id, KeptRule(*rule), rules) for rule in whole["rules"]),
+        rules=tuple(_rule(event_id, rule, rules) for rule in _kept_rules(whole)),
     )
+
+
+def _kept_rules(whole: Mapping[str, Any]) -> Iterator[KeptRule]:
+    """Give what is kept of each rule: in the first form what its criteria saw, and what it made, stands with it."""
+    if "criteria" not in whole:
+        yield from itertools.starmap(KeptRule, whole["rules"])
+        return
+    saw = dict(zip(whole["criteria"], whole["saw"], strict=True))
+    for place, (rule_id, version, asked, *limited_by) in enumerate(whole["rules"]):
+        yield KeptRule(
+            rule_id,
+            version,
+            matched=bool(limited_by),
+            limited_by=limited_by[0] if limited_by else None,
+            saw=[saw[number] for number in asked],
+            made=[one for of, *one in whole["made"] if of == place],
+        )
 
 
 def _rule(event_id: UUID, kept: KeptRule, rules: Mapping[VersionKey, Rule]) -> RuleExplanation:

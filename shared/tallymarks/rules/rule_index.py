@@ -1,7 +1,7 @@
 """Finding the rules that could match an event, without asking all of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tallymarks.events import EventBase, OrderItem, OrderPayment
@@ -48,21 +48,22 @@ TEXTS: Mapping[str, Callable[[EventBase], Iterable[str | None]]] = {
 class RuleIndex:
     """The rules of one event type, each under one thing that an event must have to match it, or asked always."""
 
-    always: tuple[Place, ...] = ()
-    by_text: Mapping[str, Mapping[str, tuple[Place, ...]]] = field(default_factory=dict)
+    always: tuple[int, ...] = ()
+    """Places of rules, as everywhere below."""
+    by_text: Mapping[str, Mapping[str | None, tuple[int, ...]]] = field(default_factory=dict)
     """What is looked at → its text → the rules that only match events with it."""
-    by_prefix: Mapping[str, tuple[Place, ...]] = field(default_factory=dict)
+    by_prefix: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Beginning of the nameSpace → the rules that only match such events."""
     prefix_lengths: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, rules: Iterable[Place]) -> "RuleIndex":
         """Put each rule under what the fewest rules have in common with it: that finds the fewest in vain."""
-        keys = [(place, _keys(place[1])) for place in rules]
+        keys = [(place, _keys(rule)) for place, rule in rules]
         common = Counter(key for _, of_rule in keys for key in of_rule)
-        always: list[Place] = []
-        by_text: defaultdict[str, defaultdict[str, list[Place]]] = defaultdict(lambda: defaultdict(list))
-        by_prefix: defaultdict[str, list[Place]] = defaultdict(list)
+        always: list[int] = []
+        by_text: defaultdict[str, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        by_prefix: defaultdict[str, list[int]] = defaultdict(list)
         for place, of_rule in keys:
             key = min(of_rule, key=lambda one: (one.field == PREFIX, common[one]), default=None)
             if key is None:
@@ -78,27 +79,21 @@ class RuleIndex:
             tuple(sorted({len(prefix) for prefix in by_prefix})),
         )
 
-    def matching(self, event: EventBase) -> list[Rule]:
-        """Give the rules that could match, in order; the others need not be asked."""
-        found: list[Place] = []
+    def matching(self, event: EventBase) -> Sequence[int]:
+        """Give the places of the rules that could match, in order; the others need not be asked."""
+        found: set[int] = set()
         for name, by_text in self.by_text.items():
-            for text in set(TEXTS[name](event)):
-                if text is not None and (places := by_text.get(text)):
-                    found.extend(places)
+            for text in TEXTS[name](event):
+                if text in by_text:
+                    found.update(by_text[text])
         name_space = event.name_space
         if name_space is not None:
             for length in self.prefix_lengths:
                 if length > len(name_space):
                     break
-                found.extend(self.by_prefix.get(name_space[:length], ()))
-        if not found:
-            return [rule for _, rule in self.always]
-        return [rule for _, rule in sorted([*self.always, *found], key=_order)]
+                found.update(self.by_prefix.get(name_space[:length], ()))
+        return sorted(found.union(self.always)) if found else self.always
 
 
 def _keys(rule: Rule) -> list[FoundBy]:
     return [key for criterion in rule.criteria if (key := criterion.found_by()) is not None]
-
-
-def _order(place: Place) -> int:
-    return place[0]

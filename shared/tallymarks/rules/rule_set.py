@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from tallymarks.events import EventBase
+from tallymarks.rules.asked import AskedRule, Questions
 from tallymarks.rules.rule import Rule
 from tallymarks.rules.rule_index import Place, RuleIndex
 from tallymarks.segments import Segment, Status
@@ -20,6 +21,8 @@ class RuleSet:
     revision: int
     rules: tuple[Rule, ...]
     """In the order in which their effects apply: oldest first."""
+    asked: tuple[AskedRule, ...]
+    """The same, ready to be asked."""
     by_type: Mapping[str, RuleIndex]
     segments: Mapping[UUID, Segment]
     names_segments: bool
@@ -38,6 +41,7 @@ class RuleSet:
     def of_any_status(cls, revision: int, rules: Iterable[Rule], segments: Iterable[Segment]) -> "RuleSet":
         """Keep all the rules, in the order given, whether they are active or not: to try them."""
         kept = tuple(rules)
+        questions = Questions()
         by_type: defaultdict[str, list[Place]] = defaultdict(list)
         limited: defaultdict[str, list[Rule]] = defaultdict(list)
         for place in enumerate(kept):
@@ -48,6 +52,7 @@ class RuleSet:
         return cls(
             revision,
             kept,
+            tuple(AskedRule(rule, map(questions.of, rule.criteria)) for rule in kept),
             {event_type: RuleIndex.of(places) for event_type, places in by_type.items()},
             {segment.segment_id: segment for segment in segments},
             names_segments=any(True for rule in kept for _ in rule.segments_named())
@@ -56,9 +61,13 @@ class RuleSet:
             limited={event_type: tuple(found) for event_type, found in limited.items()},
         )
 
-    def matching(self, event: EventBase, event_type: str) -> Iterable[Rule]:
+    def to_ask(self, event: EventBase, event_type: str) -> list[AskedRule]:
         """Give the rules of the type that could match the event, in order."""
-        return self.by_type.get(event_type, NO_RULES).matching(event)
+        return [self.asked[place] for place in self.by_type.get(event_type, NO_RULES).matching(event)]
+
+    def matching(self, event: EventBase, event_type: str) -> list[Rule]:
+        """Give them as they are."""
+        return [self.rules[place] for place in self.by_type.get(event_type, NO_RULES).matching(event)]
 
 
 def in_order(rules: Iterable[Rule]) -> list[Rule]:

@@ -308,7 +308,6 @@ async def explanations_of(owner: asyncpg.Connection, tenant_id: UUID) -> dict[UU
     kept = {}
     for row in await owner.fetch("SELECT event_id, explanation FROM assessments WHERE tenant_id = $1", tenant_id):
         kept[row["event_id"]] = explanation = orjson.loads(row["explanation"])
-        for *_, made in explanation["rules"]:
-            for effect in made:
-                effect[1] = made_by.get(effect[1], effect[1])
+        for effect in explanation.get("made", ()):
+            effect[2] = made_by.get(effect[2], effect[2])
     return kept

@@ -267,5 +267,5 @@ class TestWindows:
         within = {"type": "countInPeriod", "count": 1, "period": {"count": 1, "unit": "days"}}
         assert await matched([EVENTS["order"]() for _ in range(4)], within) == [1]
         rows = await owner.fetch("SELECT explanation FROM assessments ORDER BY event_id")
-        saw = sorted(orjson.loads(row["explanation"])["rules"][0][4][0] for row in rows)
-        assert saw == ["1", "more than 1", "more than 1", "more than 1"]
+        saw = [orjson.loads(row["explanation"])["saw"] for row in rows]
+        assert sorted(text for (text,) in saw) == ["1", "more than 1", "more than 1", "more than 1"]
