@@ -35,7 +35,7 @@ THIRTY_DAYS = {"count": 30, "unit": "days"}
 def after(state: CustomerState, *events: AnyEvent) -> CustomerState:
     """The customer once these events were assessed."""
     for event in events:
-        state = counted_in(state, event, event.event_type, is_looked_back_at=True)
+        state = counted_in(state, facts(event, state=state), is_looked_back_at=True)
     return state
 
 

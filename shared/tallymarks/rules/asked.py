@@ -4,7 +4,6 @@ Rules have many criteria in common, such as the nameSpace of one shop: what all 
 """
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
 from typing import NamedTuple
 
 import orjson
@@ -63,7 +62,7 @@ class Considered:
 class AskedRule:
     """A rule of a rule set, ready to be asked."""
 
-    __slots__ = ("_is_ranged", "_matched", "_steps", "rule")
+    __slots__ = ("_matched", "_steps", "is_ranged", "rule")
 
     def __init__(self, rule: Rule, questions: Iterable[Question]) -> None:
         """Take the rule, and its criteria as questions."""
@@ -76,11 +75,8 @@ class AskedRule:
             for place, (number, check) in enumerate(asked)
         )
         """Each criterion, and how it ends where that does not match."""
-        self._is_ranged = any((rule.from_at, rule.to_at, rule.effective_from, rule.effective_to))
-
-    def applies_at(self, at: datetime) -> bool:
-        """Tell whether an event of this instant is in the rule's and its version's range."""
-        return not self._is_ranged or self.rule.applies_at(at)
+        self.is_ranged = any((rule.from_at, rule.to_at, rule.effective_from, rule.effective_to))
+        """Whether there are events of its type that it does not apply to: most rules have no ends."""
 
     def consider(self, facts: Facts, checks: dict[int, Check]) -> Considered:
         """Ask each criterion in turn, up to the first that does not match.

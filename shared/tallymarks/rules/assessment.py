@@ -95,11 +95,11 @@ def assess(
             follows = points_event(looked_at, -looked_at.redemption.points, None, 0)
             balance_before = balance + looked_at.redemption.points
             waiting.append(_Waiting(follows, looked_at.event_id, None, 1, balance_before))
+        facts = Facts(
+            looked_at, looked_at.event_type, customer, rule_set.segments, now, next_one.balance_before,
+            situation.windows,
+        )  # fmt: skip
         if depth <= limits.POINTS_DEPTH_MAX:
-            facts = Facts(
-                looked_at, looked_at.event_type, customer, rule_set.segments, now, next_one.balance_before,
-                situation.windows,
-            )  # fmt: skip
             outcome = evaluate(facts, rule_set, rule_uses)
             effects += len(outcome.effects)
             if effects > limits.EFFECTS_PER_EVENT_MAX:
@@ -118,7 +118,7 @@ def assess(
                         waiting.append(_Waiting(follows, looked_at.event_id, rule_id, depth + 1, balance))
                     balance += effected.effect.amount
         steps.append(Step(looked_at, next_one.source_event_id, next_one.rule_id, depth, outcome))
-        customer = counted_in(customer, looked_at, looked_at.event_type, is_looked_back_at=rule_set.asks_windows)
+        customer = counted_in(customer, facts, is_looked_back_at=rule_set.asks_windows)
     return Assessment(tuple(steps), customer, rule_uses)
 
 

@@ -177,7 +177,7 @@ class ItemText(PurchaseText):
     """A text that each item may have."""
 
     def _texts(self, purchase: Order) -> list[str] | None:
-        return _told(self._text(item) for item in purchase.items)
+        return _told(map(self._text, purchase.items))
 
     @abstractmethod
     def _text(self, item: OrderItem) -> str | None: ...
@@ -232,7 +232,7 @@ class PaymentText(PurchaseText):
     """A text that each payment may have."""
 
     def _texts(self, purchase: Order) -> list[str] | None:
-        return _told(self._text(payment) for payment in purchase.payments)
+        return _told(map(self._text, purchase.payments))
 
     @abstractmethod
     def _text(self, payment: OrderPayment) -> str | None: ...

@@ -35,19 +35,25 @@ class Outcome(NamedTuple):
     """How each criterion that was asked looked at it, by its number in the rule set."""
 
 
+NOTHING = Outcome((), ())
+
+
 def evaluate(facts: Facts, rule_set: RuleSet, rule_uses: Mapping[UUID, RuleUses]) -> Outcome:
     """Ask each rule that could match what it makes of the event.
 
     Every rule sees the customer as before the event, so that no rule depends on the order of the others; the effects
     then apply in rule order. Memberships count at `now`; date ranges, versions and periods at the event's createdAt.
     """
+    to_ask = rule_set.to_ask(facts.event, facts.event_type)
+    if not to_ask:
+        return NOTHING
     effects: list[Effected] = []
     considered: list[Considered] = []
     uses: list[Use] = []
     checks: dict[int, Check] = {}
     at = created_at_of(facts.event)
-    for asked in rule_set.to_ask(facts.event, facts.event_type):
-        if not asked.applies_at(at):
+    for asked in to_ask:
+        if asked.is_ranged and not asked.rule.applies_at(at):
             continue
         consideration = asked.consider(facts, checks)
         if consideration.matched:

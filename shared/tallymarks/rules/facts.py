@@ -29,6 +29,9 @@ NONE: Mapping[Any, Any] = MappingProxyType({})
 """Nothing known, and nothing that anybody could put in."""
 
 
+ZERO = Decimal(0)
+
+
 class Totals(NamedTuple):
     """All that a customer has done so far, in the order in which it was assessed; kept beside the balance."""
 
@@ -45,7 +48,7 @@ class Totals(NamedTuple):
 
     def value(self, event_type: str) -> Decimal:
         """Give the cumulative value of the events of the type."""
-        return self.values.get(event_type, Decimal(0))
+        return self.values.get(event_type, ZERO)
 
     @property
     def spend(self) -> Decimal:
@@ -56,7 +59,7 @@ class Totals(NamedTuple):
         """Count the event in."""
         value, values = event.value, self.values
         if value:
-            values = {**values, event_type: values.get(event_type, Decimal(0)) + value}
+            values = {**values, event_type: values.get(event_type, ZERO) + value}
         earned = self.points_earned
         if isinstance(event, PointsEvent) and event.points.quantity > 0:
             earned += event.points.quantity
@@ -163,17 +166,17 @@ class Facts:
         return self.windows.get(window, 0) + in_transaction
 
 
-def counted_in(customer: CustomerState, event: EventBase, event_type: str, *, is_looked_back_at: bool) -> CustomerState:
-    """Give the state that the next event meets: this one counted in."""
+def counted_in(customer: CustomerState, facts: Facts, *, is_looked_back_at: bool) -> CustomerState:
+    """Give the state that the next event meets: that after the effects of this one, with it counted in."""
     recent = customer.recent
     if is_looked_back_at:
-        recent = (*recent, (event_type, event.name_space, created_at_of(event)))
+        recent = (*recent, (facts.event_type, facts.event.name_space, created_at_of(facts.event)))
     return CustomerState(
         customer.customer_id,
         customer.created_at,
         customer.balance,
         customer.memberships,
-        customer.totals.plus(event, event_type),
+        facts.totals_after,
         customer.uses,
         recent,
     )
