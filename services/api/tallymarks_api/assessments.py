@@ -3,10 +3,11 @@
 from uuid import UUID
 
 from tallymarks.credentials import Role
+from tallymarks.database import Connection
 from tallymarks.errors import EventNotFound
 from tallymarks.events import RecordedType
 from tallymarks.rule_sets import rules_of_versions
-from tallymarks.rules.explanation import Explanation, expand, versions_named
+from tallymarks.rules.explanation import Explanation, expand, expand_followed, versions_named
 from tallymarks.sql import assessments as sql
 from tallymarks.sql import events as events_sql
 from tallymarks.values import Instant, Model
@@ -45,12 +46,23 @@ async def get_assessment(call: Call[EventPath, Nothing, None]) -> Answer:
         event = await connection.fetchrow(events_sql.SELECT_ASSESSED, call.tenant_id, event_id)
         if event is None:
             raise EventNotFound.of("eventId", str(event_id))
-        kept = await connection.fetchval(sql.SELECT, call.tenant_id, event_id)
-        explanation = None
-        if kept is not None:
-            rules = await rules_of_versions(connection, call.tenant_id, versions_named(kept))
-            explanation = expand(event_id, kept, rules)
-    return Answer(EventAssessment(**event, explanation=explanation))
+        fields = dict(event)
+        explanation = await _explanation(connection, call.tenant_id, event_id, fields.pop("source_event_id"))
+    return Answer(EventAssessment(**fields, explanation=explanation))
+
+
+async def _explanation(
+    connection: Connection, tenant_id: UUID, event_id: UUID, source_event_id: UUID | None
+) -> Explanation | None:
+    """Read what was kept of the event, or of it with the one that it followed from."""
+    kept = await connection.fetchval(sql.SELECT, tenant_id, event_id)
+    if kept is not None:
+        rules = await rules_of_versions(connection, tenant_id, versions_named(kept))
+        return expand(event_id, kept, rules)
+    if source_event_id is None:
+        return None
+    kept_of_source = await connection.fetchval(sql.SELECT, tenant_id, source_event_id)
+    return None if kept_of_source is None else expand_followed(source_event_id, kept_of_source)
 
 
 ENDPOINTS = (

@@ -96,8 +96,7 @@ class Assessor:
             assessment = assess(event, situations.of(event), rule_set, now)
             situations.customers[event.customer_id] = assessment.customer
             situations.rule_uses = assessment.rule_uses
-            for step in assessment.steps:
-                effects.add(tenant_id, step, self._new_id, explained=self._explains)
+            effects.add(tenant_id, assessment.steps, self._new_id, explained=self._explains)
         return effects
 
     async def _write(

@@ -1,6 +1,6 @@
 """What the events of a batch change, gathered, and written with one statement a table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -10,7 +10,7 @@ from tallymarks.database import Connection
 from tallymarks.events import AnyEvent, created_at_of
 from tallymarks.messages import followed_event_json
 from tallymarks.rules.assessment import Step
-from tallymarks.rules.explanation import compact
+from tallymarks.rules.explanation import are_unasked, compact
 from tallymarks.sql import assessments as assessments_sql
 from tallymarks.sql import events as events_sql
 from tallymarks.triggers import Trigger, triggers_of
@@ -27,19 +27,29 @@ class Effects:
     triggers: list[Trigger] = field(default_factory=list)
     explanations: list[tuple[UUID, bytes]] = field(default_factory=list)
 
-    def add(self, tenant_id: UUID, step: Step, new_id: Callable[[], UUID], *, explained: bool) -> None:
-        """Gather what one event did."""
+    def add(self, tenant_id: UUID, steps: Sequence[Step], new_id: Callable[[], UUID], *, explained: bool) -> None:
+        """Gather what one event did, and what followed from it."""
+        event, *followed = steps
+        unasked = explained and are_unasked(followed)
+        made = self._add(tenant_id, event, new_id)
+        if explained:
+            self.explanations.append((event.event.event_id, compact(event, made, followed_unasked=unasked)))
+        for step in followed:
+            made = self._add(tenant_id, step, new_id)
+            if explained and not unasked:
+                self.explanations.append((step.event.event_id, compact(step, made)))
+
+    def _add(self, tenant_id: UUID, step: Step, new_id: Callable[[], UUID]) -> list[UUID]:
+        """Gather what one of these did; gives its points transactions."""
         if step.source_event_id is not None:
             self.points_events.append(step)
-        transactions: list[ledger.Transaction] = []
-        if step.outcome is not None and step.outcome.effects:
-            transactions = ledger.transactions_of(tenant_id, step.event, step.outcome.effects, new_id)
-            self.transactions.extend(transactions)
-            self.changes.add(step.event.customer_id, step.event.event_id, step.outcome.effects)
-            self.triggers.extend(triggers_of(step.event, step.outcome.effects))
-        if explained:
-            kept = compact(step, [row.transaction_id for row in transactions])
-            self.explanations.append((step.event.event_id, kept))
+        if step.outcome is None or not step.outcome.effects:
+            return []
+        transactions = ledger.transactions_of(tenant_id, step.event, step.outcome.effects, new_id)
+        self.transactions.extend(transactions)
+        self.changes.add(step.event.customer_id, step.event.event_id, step.outcome.effects)
+        self.triggers.extend(triggers_of(step.event, step.outcome.effects))
+        return [row.transaction_id for row in transactions]
 
 
 async def insert_points_events(connection: Connection, tenant_id: UUID, followed: list[Step], now: datetime) -> None:

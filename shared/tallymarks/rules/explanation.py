@@ -112,14 +112,24 @@ class KeptRule(NamedTuple):
     """Fulfilment index, id and value of each effect."""
 
 
-def compact(step: Step, transaction_ids: Iterable[UUID]) -> bytes:
+def are_unasked(followed: Sequence[Step]) -> bool:
+    """Tell whether no rule was asked about any of the points events that followed from an event.
+
+    Nothing but that is kept of them then, with the event: most tenants have no rules on points.
+    """
+    return bool(followed) and all(step.outcome is not None and not step.outcome.considered for step in followed)
+
+
+def compact(step: Step, transaction_ids: Iterable[UUID], *, followed_unasked: bool = False) -> bytes:
     """Give what is kept of an assessed event, as JSON.
 
     Args:
         step: the event and what it did.
         transaction_ids: the points transactions that were made of its effects, in their order.
+        followed_unasked: whether this is all that is kept of the points events that followed from it, too.
     """
-    return _compact(step.event.event_id, step.outcome, step.depth, step.source_event_id, transaction_ids)
+    event_id, depth, source_event_id = step.event.event_id, step.depth, step.source_event_id
+    return _compact(event_id, step.outcome, depth, source_event_id, transaction_ids, followed_unasked=followed_unasked)
 
 
 def explain(
@@ -144,6 +154,8 @@ def _compact(
     depth: int,
     source_event_id: UUID | None,
     transaction_ids: Iterable[UUID],
+    *,
+    followed_unasked: bool = False,
 ) -> bytes:
     """Write what each criterion saw once, and each rule as it is known beforehand: with the numbers of its criteria."""
     whole: dict[str, Any] = {"depth": depth, "source": source_event_id, "assessed": outcome is not None, "rules": ()}
@@ -152,6 +164,8 @@ def _compact(
         whole["criteria"] = list(outcome.checks)
         whole["saw"] = [check.saw for check in outcome.checks.values()]
         whole["made"] = _made(event_id, outcome, iter(transaction_ids))
+    if followed_unasked:
+        whole["followedUnasked"] = True
     return orjson.dumps(whole)
 
 
@@ -199,6 +213,19 @@ def expand(event_id: UUID, kept: bytes, rules: Mapping[VersionKey, Rule]) -> Exp
         is_assessed=whole["assessed"],
         rules=tuple(_rule(event_id, rule, rules) for rule in _kept_rules(whole)),
     )
+
+
+def expand_followed(source_event_id: UUID, kept_of_source: bytes) -> Explanation | None:
+    """Tell what was kept of a points event with the event that it followed from; None where nothing was.
+
+    Args:
+        source_event_id: the event that it followed from.
+        kept_of_source: what `compact` gave of that.
+    """
+    whole = orjson.loads(kept_of_source)
+    if "followedUnasked" not in whole:
+        return None
+    return Explanation(depth=whole["depth"] + 1, source_event_id=source_event_id, is_assessed=True, rules=())
 
 
 def _kept_rules(whole: Mapping[str, Any]) -> Iterator[KeptRule]:

@@ -68,7 +68,10 @@ CROSS JOIN LATERAL (
 """
 
 SELECT_ASSESSED = """
-SELECT event_id, tenant_id, customer_id, event_type, created_at, assessed_at
+-- An event, with what it followed from where it is a points event that did.
+SELECT
+    event_id, tenant_id, customer_id, event_type, created_at, assessed_at,
+    (body ->> 'sourceEventId')::uuid AS source_event_id
 FROM events
 WHERE tenant_id = $1 AND event_id = $2
 """

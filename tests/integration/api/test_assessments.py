@@ -127,6 +127,37 @@ async def test_one_can_follow_the_points(api: ApiClient, assessor: Assessor, ten
     assert (looked["ruleId"], looked["matched"], looked["criteria"][0]["saw"]) == (bonus["ruleId"], True, "5")
 
 
+@pytest.mark.parametrize("event_type", ["points", "action"])
+async def test_of_points_that_no_rule_was_asked_about_is_told_what_they_followed_from(
+    api: ApiClient, assessor: Assessor, tenant: Tenant, owner: asyncpg.Connection, event_type: str
+) -> None:
+    """Where none of the points of an event met a rule, no more is kept than one row."""
+    await a_rule(api, "order", {"type": "points", "amount": 5}, {"type": "points", "amount": 7})
+    spring: Json = {"type": "campaign", "value": "Spring"}
+    await a_rule(api, event_type, {"type": "points", "amount": 1}, criteria=[spring])
+    event_id = await assessed(assessor, tenant, order(fresh_id()))
+    (rule,) = (await explained(api, event_id))["explanation"]["rules"]
+    for one in rule["fulfilments"]:
+        told = (await explained(api, one["pointsEventId"]))["explanation"]
+        assert told == {"depth": 1, "sourceEventId": event_id, "isAssessed": True, "rules": []}
+    assert await owner.fetchval("SELECT count(*) FROM assessments") == 1
+    await owner.execute("DELETE FROM assessments")
+    assert (await explained(api, rule["fulfilments"][0]["pointsEventId"]))["explanation"] is None
+
+
+async def test_what_is_kept_of_points_is_not_made_up_when_it_is_gone(
+    api: ApiClient, assessor: Assessor, tenant: Tenant, owner: asyncpg.Connection
+) -> None:
+    await a_rule(api, "order", {"type": "points", "amount": 5})
+    await a_rule(api, "points", {"type": "points", "amount": 1}, criteria=[{"type": "nthEvent", "n": 9}])
+    event_id = await assessed(assessor, tenant, order(fresh_id()))
+    (rule,) = (await explained(api, event_id))["explanation"]["rules"]
+    follows = rule["fulfilments"][0]["pointsEventId"]
+    assert len((await explained(api, follows))["explanation"]["rules"]) == 1
+    await owner.execute("DELETE FROM assessments WHERE event_id = $1", UUID(follows))
+    assert (await explained(api, follows))["explanation"] is None
+
+
 async def test_a_match_that_was_limited_says_by_what(api: ApiClient, assessor: Assessor, tenant: Tenant) -> None:
     await a_rule(api, "action", {"type": "points", "amount": 5}, limits={"perCustomer": 1})
     customer_id = fresh_id()
