@@ -42,7 +42,11 @@ def shown(value: object, length_max: int = 200) -> str | None:
     if value is None:
         return None
     text = value if isinstance(value, str) else repr(value)
-    text = text.encode("utf-8", "backslashreplace").decode()
+    return cut(text.encode("utf-8", "backslashreplace").decode(), length_max)
+
+
+def cut(text: str, length_max: int) -> str:
+    """Give a text of at most so many characters, whose last one tells that there were more."""
     return text if len(text) <= length_max else text[: length_max - 1] + "…"
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tallymarks.events import AnyEvent, BasketEvent, EventType
+from tallymarks.rules.criterion import Check
 from tallymarks.rules.expression_view import VARIABLES, Path, View
-from tallymarks.rules.expressions import Program, Result, compiled
+from tallymarks.rules.expressions import Program, compiled
 from tallymarks.rules.facts import CustomerState, Facts
 from tests.parts import START
 from tests.unit.builders import (
@@ -157,7 +158,7 @@ LOOKED_AT = [
 ]
 
 
-def handed_all(text: str, looked_at: Facts) -> Result:
+def handed_all(text: str, looked_at: Facts) -> Check:
     """What the expression comes to when every variable is there with all that is in it."""
     everything = tuple(Path((name,)) for name in VARIABLES)
     return replace(program(text), needs=everything).evaluate(replace(looked_at))
@@ -224,4 +225,4 @@ class TestWhatIsMade:
         looked_at = facts(anniversary(2**63))
         for text, matched in {"event.anniversary.years > 1": False, "event.nameSpace == ''": True}.items():
             seen = program(text).evaluate(looked_at)
-            assert (seen.matched, seen.saw.startswith("failed: ")) == (matched, not matched)
+            assert (seen.matched, str(seen.saw).startswith("failed: ")) == (matched, not matched)

@@ -35,7 +35,7 @@ class Expression(CriterionBase):
         program = self.program
         if isinstance(program, Fault):
             return Check(matched=False, saw=f"failed: {program}")
-        return Check(*program.evaluate(facts))
+        return program.evaluate(facts)
 
     def event_types(self) -> frozenset[EventType]:
         """Name the types of event that have the fields it looks at; all of them where it cannot be read."""

@@ -6,7 +6,7 @@ from typing import ClassVar, NamedTuple
 from uuid import UUID
 
 from tallymarks import limits
-from tallymarks.errors import shown
+from tallymarks.errors import cut
 from tallymarks.events import EventBase, EventType
 from tallymarks.rules.claims import Claim
 from tallymarks.rules.facts import COUNTED_TYPES, Facts, Window
@@ -78,5 +78,5 @@ class CriterionBase(Model):
 
 def listed(values: Iterable[str]) -> str | None:
     """Give values as one text for the explanation, each once and cut to its bound; None where there are none."""
-    distinct = list(dict.fromkeys(values))
-    return shown(", ".join(distinct), limits.SAW_LENGTH_MAX) if distinct else None
+    distinct = dict.fromkeys(values)
+    return cut(", ".join(distinct), limits.SAW_LENGTH_MAX) if distinct else None

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from cel_expr_python import cel
 
 from tallymarks import limits
-from tallymarks.errors import shown
+from tallymarks.errors import cut
 from tallymarks.events import EventType
+from tallymarks.rules.criterion import Check
 from tallymarks.rules.expression_review import Fault, Review
 from tallymarks.rules.expression_view import CUSTOMER, EVENT, FORMS, TOTALS, Field, Path, View, field_of
 from tallymarks.rules.facts import Facts
@@ -38,14 +39,6 @@ _OVERLOAD = re.compile(r"found no matching overload for '(.+)' applied to '(.+)'
 _FAULT = re.compile(r"ERROR: <input>:(-?[0-9]+):(-?[0-9]+): (.*)")
 _NOISE = re.compile(r"^[A-Z_]+: | expecting \{.*| \(in container ''\)|tallymarks\.(?=[A-Z])| \[[A-Z_]+\]$")
 """What the library adds to a message: its kind of error before and behind, all that could follow, the packages."""
-
-
-class Result(NamedTuple):
-    """What an expression came to on one event."""
-
-    matched: bool
-    saw: str
-    """The fields that it looked at, with their values; and why it failed, where it did."""
 
 
 class Shown(NamedTuple):
@@ -99,25 +92,28 @@ class Program:
     steps: int
     """What it takes at the most."""
 
-    def evaluate(self, facts: Facts) -> Result:
-        """Evaluate it for one event; whatever fails does not match, and says why."""
+    def evaluate(self, facts: Facts) -> Check:
+        """Evaluate it for one event; whatever fails does not match, and says why.
+
+        What it saw are the fields that it looked at, with their values.
+        """
         view: View | None = facts.memo.get(View)
         if view is None:
             view = facts.memo[View] = View()
         view.make(self.needs, facts)
         if view.failures and (reasons := [view.failures[path] for path in self.needs if path in view.failures]):
-            return Result(matched=False, saw=_cut(f"failed: {reasons[0]}"))
+            return Check(matched=False, saw=_cut(f"failed: {reasons[0]}"))
         if self.asks_segments and len(view.variables["segments"]) > limits.EXPRESSION_SEGMENTS_MAX:
             reason = f"failed: the customer is in more than {limits.EXPRESSION_SEGMENTS_MAX} segments"
-            return Result(matched=False, saw=reason)
+            return Check(matched=False, saw=reason)
         try:
             value = self.expression.eval(self._activation(view)).value()
         except RuntimeError as error:
             value = str(error)
         seen = [field.seen(view) for field in self.shown]
         if isinstance(value, bool):
-            return Result(value, _cut(", ".join(seen) or str(value).lower()))
-        return Result(matched=False, saw=_cut(", ".join([f"failed: {_without_noise(str(value))}", *seen])))
+            return Check(value, _cut(", ".join(seen) or str(value).lower()))
+        return Check(matched=False, saw=_cut(", ".join([f"failed: {_without_noise(str(value))}", *seen])))
 
     def _activation(self, view: View) -> cel.Activation:
         """Give what it is evaluated on: what evaluations on one activation make is freed with it only."""
@@ -177,4 +173,4 @@ def _without_noise(text: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return shown(text, limits.SAW_LENGTH_MAX) or ""
+    return cut(text, limits.SAW_LENGTH_MAX)
