@@ -22,8 +22,8 @@ from tests.benchmarks.shop import CONNECTIONS, Shop
 ORDERS_AT_FULL_RATE = 6_000
 PART_OF_FULL_RATE = 4
 SECONDS_AT_A_PART = 6
-PAIRS = 800
-"""Of a confirm and a commit."""
+PAIRS = 5_000
+"""Of a confirm and a commit: they take about as long as the orders do, and meet as many of the servers' pauses."""
 COUNTS = "SELECT customer_id, order_count FROM accounts WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[])"
 LOOK_SECONDS = 0.002
 """From one look at the accounts to the next: so exact is what is measured, and the looks take a tenth of a core."""
