@@ -6,6 +6,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from aio_pika.exceptions import ChannelInvalidStateError
 
 from tallymarks import limits
 from tallymarks.broker import Topology
@@ -50,6 +51,8 @@ class Message:
         return self
 
     async def ack(self) -> None:
+        if self.is_closed:
+            raise ChannelInvalidStateError
         self.is_acknowledged = True
 
 
@@ -136,3 +139,13 @@ async def test_little_does_not_wait_for_a_batch_that_takes_long(
         return await running.arrived() == [2, 1]
 
     await until(has_begun)
+
+
+async def test_what_a_closed_channel_has_brought_keeps_no_other_from_being_acknowledged(
+    running: Running, assessor: Held
+) -> None:
+    gone, there = message_of(1), message_of(2)
+    gone.is_closed = True
+    assessor.let.set()
+    assert await running.arrived(gone, there) == [1]
+    assert there.is_acknowledged
