@@ -1,7 +1,7 @@
 """The ledger: accounts under lock, transactions that are only ever added, balances that are their sum.
 
 Whoever moves points goes through here, in one SQL transaction: lock the accounts, decide, write. Everyone takes locks
-in the same order (events, then customers, then accounts by key, then memberships), so nobody deadlocks.
+in the same order (accounts by key, customers that are made, uses of rules, events, memberships), so nobody deadlocks.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +37,20 @@ class Account(NamedTuple):
     totals: Totals
 
 
+class LockedBatch(NamedTuple):
+    """What a batch begins with."""
+
+    rules_revision: int
+    taken_event_ids: frozenset[UUID]
+    """Of its events those that are recorded, and so have taken effect or will in another's hands."""
+    accounts: Mapping[UUID, Account]
+    """Of its customers those that are known."""
+
+
+class Overtaken(Exception):  # noqa: N818 - named as the state it tells of
+    """Another transaction has written meanwhile what this one has not found; the same again finds it."""
+
+
 class Transaction(NamedTuple):
     """One row of the ledger: the effect of one fulfilment of one rule on one event, or of the event itself."""
 
@@ -57,15 +71,32 @@ class Transaction(NamedTuple):
 
 async def create_missing_customers(
     connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID], now: datetime
-) -> None:
-    """Create a bare customer, with an account, for each id that is not known."""
-    created = await connection.fetch(
+) -> dict[UUID, Account]:
+    """Create a bare customer, with an account, for each id that is not known; gives these accounts.
+
+    Nobody else sees them before this transaction is committed, so they need no lock.
+    """
+    rows = await connection.fetch(
         customers_sql.INSERT_MISSING, tenant_id, sorted(customer_ids), now, anniversary(now, 1)
     )
+    created = sorted(row["customer_id"] for row in rows)
     if created:
-        await connection.execute(
-            customers_sql.INSERT_ACCOUNTS, tenant_id, sorted(row["customer_id"] for row in created), now
-        )
+        await connection.execute(customers_sql.INSERT_ACCOUNTS, tenant_id, created, now)
+    return {customer_id: Account(customer_id, 0, False, now, Totals()) for customer_id in created}
+
+
+async def lock_batch(
+    connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID], event_ids: Sequence[UUID]
+) -> LockedBatch | None:
+    """Lock the accounts likewise, and read with them what a batch has to know before all else.
+
+    None where there is no such tenant.
+    """
+    rows = await connection.fetch(sql.LOCK_BATCH, tenant_id, sorted(customer_ids), event_ids)
+    if not rows:
+        return None
+    accounts = {row["customer_id"]: _account_of(row) for row in rows if row["customer_id"] is not None}
+    return LockedBatch(rows[0]["rules_revision"], frozenset(rows[0]["taken_event_ids"]), accounts)
 
 
 async def lock_accounts(connection: Connection, tenant_id: UUID, customer_ids: Iterable[UUID]) -> dict[UUID, Account]:

@@ -12,7 +12,7 @@ from uuid import UUID
 from tallymarks import ledger, memberships, rule_uses
 from tallymarks.database import Connection
 from tallymarks.events import AnyEvent, EventBase, EventType, created_at_of
-from tallymarks.ledger import Account
+from tallymarks.ledger import Account, Overtaken
 from tallymarks.rules.assessment import Situation
 from tallymarks.rules.facts import CustomerState, UseKey, Window
 from tallymarks.rules.rule import Rule
@@ -62,10 +62,9 @@ async def load(
     events: Sequence[AnyEvent],
     rule_set: RuleSet,
     now: datetime,
-    *,
-    unknown: Collection[UUID],
+    locked: Mapping[UUID, Account],
 ) -> Situations:
-    """Create unknown customers, lock the accounts and the rules that all customers share, and read what rules ask.
+    """Create unknown customers, lock the rules that all customers share, and read what rules ask.
 
     Args:
         connection: in a transaction of the tenant.
@@ -73,14 +72,20 @@ async def load(
         events: of a batch.
         rule_set: the rules that assess them.
         now: when a customer who is not known joins.
-        unknown: the customers that this transaction has seen no row of; others may have made them since.
+        locked: the accounts of those of the events' customers that are known, which this transaction has locked.
+
+    Raises:
+        Overtaken: a customer who was not known has been created by another transaction, and the account is not locked.
     """
     customer_ids = {event.customer_id for event in events}
-    if unknown := customer_ids.intersection(unknown):
-        await ledger.create_missing_customers(connection, tenant_id, unknown, now)
-    accounts = await ledger.lock_accounts(connection, tenant_id, customer_ids)
+    accounts = [locked[customer_id] for customer_id in customer_ids.intersection(locked)]
+    if unknown := customer_ids.difference(locked):
+        created = await ledger.create_missing_customers(connection, tenant_id, unknown, now)
+        if len(created) < len(unknown):
+            raise Overtaken
+        accounts += created.values()
     together = await rule_uses.lock_together(connection, tenant_id, _shared_rules(rule_set, events))
-    return await _read(connection, tenant_id, events, rule_set, now, accounts.values(), together)
+    return await _read(connection, tenant_id, events, rule_set, now, accounts, together)
 
 
 async def look(

@@ -41,7 +41,7 @@ COUNTING = {
     "simulations.COUNT_IN_WINDOWS": "likewise",
     "simulations.SUM_EVENTS": "an event is counted once in a whole simulation",
 }
-HARMLESS_FUNCTIONS = {"unnest", "sum", "count", "set_config", "search_pieces"}
+HARMLESS_FUNCTIONS = {"unnest", "sum", "count", "set_config", "search_pieces", "row_number"}
 """None gives another result for the same arguments, or asks for the time: so every node computes the same."""
 NO_QUERIES = {
     "SELECT 1": "asks whether the server answers",

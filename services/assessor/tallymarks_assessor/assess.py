@@ -1,10 +1,12 @@
 """Assessing a batch: one tenant's events, one SQL transaction, all or nothing."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+
+import structlog
 
 from tallymarks import ledger, limits, memberships, rule_uses, triggers
 from tallymarks import situations as situations_
@@ -12,14 +14,16 @@ from tallymarks.broker import Topology
 from tallymarks.database import Connection, Database
 from tallymarks.errors import Refusal
 from tallymarks.events import AnyEvent
-from tallymarks.messages import event_json, is_decided
+from tallymarks.ledger import Overtaken
+from tallymarks.messages import is_decided
 from tallymarks.rule_sets import RuleSets
-from tallymarks.rules.assessment import assess
+from tallymarks.rules.assessment import Step, assess
 from tallymarks.rules.rule_set import RuleSet
 from tallymarks.situations import Situations
 from tallymarks.sql import events as sql
-from tallymarks.sql import rules as rules_sql
-from tallymarks_assessor.effects import Effects, insert_events, insert_explanations, insert_points_events
+from tallymarks_assessor.effects import Effects, insert_events, insert_explanations
+
+log = structlog.get_logger(__name__)
 
 
 class UnknownTenant(Refusal):
@@ -65,23 +69,31 @@ class Assessor:
             BalanceOutOfRange: one of the events cannot be assessed; nothing of the batch was kept.
             asyncpg.PostgresError: likewise, or the database is away.
         """
+        while True:
+            try:
+                return await self._assess(tenant_id, events)
+            except Overtaken:
+                # It ends: what another has written this time is there the next time, and was one of these.
+                log.info("a batch begins again, overtaken by another", tenant_id=str(tenant_id), events=len(events))
+
+    async def _assess(self, tenant_id: UUID, events: Sequence[AnyEvent]) -> Assessed:
         now = self._now()
         async with self._database.transaction(tenant_id) as connection:
-            row = await connection.fetchrow(
-                rules_sql.SELECT_REVISION_AND_UNKNOWN_CUSTOMERS,
+            locked = await ledger.lock_batch(
+                connection,
                 tenant_id,
-                list({event.customer_id for event in events}),
+                {event.customer_id for event in events},
+                [event.event_id for event in events if not is_decided(event)],
             )
-            if row is None:
+            if locked is None:
                 raise UnknownTenant.of("tenantId", str(tenant_id))
-            rule_set = await self._rule_sets.of_revision(connection, tenant_id, row["rules_revision"])
-            fresh = await claim(connection, tenant_id, events, now)
+            rule_set = await self._rule_sets.of_revision(connection, tenant_id, locked.rules_revision)
+            fresh = await fresh_of(connection, tenant_id, events, locked.taken_event_ids)
             if not fresh:
                 return Assessed(0, len(events), 0)
-            situations = await situations_.load(
-                connection, tenant_id, fresh, rule_set, now, unknown=row["unknown_customer_ids"]
-            )
+            situations = await situations_.load(connection, tenant_id, fresh, rule_set, now, locked.accounts)
             effects = await self._evaluate(tenant_id, fresh, situations, rule_set, now)
+            await claim(connection, tenant_id, fresh, effects.points_events, now)
             await self._write(connection, tenant_id, situations, effects, now)
             return Assessed(len(fresh), len(events) - len(fresh), len(effects.transactions))
 
@@ -91,7 +103,7 @@ class Assessor:
         """Evaluate one event after the other: each meets the state that those before it have left."""
         effects = Effects()
         for index, event in enumerate(events):
-            if index % limits.EVALUATED_AT_ONCE_MAX == 0:
+            if index and index % limits.EVALUATED_AT_ONCE_MAX == 0:
                 await asyncio.sleep(0)
             assessment = assess(event, situations.of(event), rule_set, now)
             situations.customers[event.customer_id] = assessment.customer
@@ -102,8 +114,7 @@ class Assessor:
     async def _write(
         self, connection: Connection, tenant_id: UUID, situations: Situations, effects: Effects, now: datetime
     ) -> None:
-        """Write everything, in the order in which everyone takes locks."""
-        await insert_points_events(connection, tenant_id, effects.points_events, now)
+        """Write everything else, in the order in which everyone takes locks."""
         customers = list(situations.customers.values())
         await ledger.write_assessed(connection, tenant_id, effects.transactions, customers, now)
         await rule_uses.write_of_customers(connection, tenant_id, situations.changed_uses())
@@ -113,25 +124,37 @@ class Assessor:
         await insert_explanations(connection, tenant_id, effects.explanations, now)
 
 
-async def claim(connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], now: datetime) -> list[AnyEvent]:
-    """Record the events and give those that take effect now, in the order given: the others did before.
+async def fresh_of(
+    connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], taken: Container[UUID]
+) -> list[AnyEvent]:
+    """Give the events that have not taken effect, each once, in the order given.
 
-    A redemption was recorded when it was debited, and takes effect (is assessed) once after that.
+    A redemption was recorded when it was debited, and takes effect (is assessed) once after that; those that have not
+    yet stay locked.
     """
     first_of_id: dict[UUID, AnyEvent] = {}
     for event in events:
         first_of_id.setdefault(event.event_id, event)
-    claimed: set[UUID] = set()
-    arriving = sorted(
-        (event for event in first_of_id.values() if not is_decided(event)), key=lambda event: event.event_id.int
-    )
-    if arriving:
-        bodies = [event_json(event).decode() for event in arriving]
-        claimed.update(await insert_events(connection, tenant_id, arriving, bodies, now))
     decided = [event.event_id for event in first_of_id.values() if is_decided(event)]
+    rows = await connection.fetch(sql.LOCK_REDEMPTIONS, tenant_id, decided) if decided else []
+    waiting = {row["event_id"] for row in rows}
+    return [
+        event
+        for event_id, event in first_of_id.items()
+        if (event_id in waiting if is_decided(event) else event_id not in taken)
+    ]
+
+
+async def claim(
+    connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], followed: Sequence[Step], now: datetime
+) -> None:
+    """Record events, and the points events that followed from them: this decides that they take effect here.
+
+    Raises:
+        Overtaken: one of the events has taken effect elsewhere since it was found to be fresh.
+    """
+    arriving = [event for event in events if not is_decided(event)]
+    await insert_events(connection, tenant_id, arriving, followed, now)
+    decided = [event.event_id for event in events if is_decided(event)]
     if decided:
-        rows = await connection.fetch(sql.LOCK_REDEMPTIONS, tenant_id, decided)
-        waiting = [row["event_id"] for row in rows]
-        await connection.execute(sql.MARK_ASSESSED, tenant_id, waiting, now)
-        claimed.update(waiting)
-    return [event for event in first_of_id.values() if event.event_id in claimed]
+        await connection.execute(sql.MARK_ASSESSED, tenant_id, decided, now)

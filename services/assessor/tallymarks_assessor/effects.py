@@ -8,7 +8,8 @@ from uuid import UUID
 from tallymarks import ledger, memberships
 from tallymarks.database import Connection
 from tallymarks.events import AnyEvent, created_at_of
-from tallymarks.messages import followed_event_json
+from tallymarks.ledger import Overtaken
+from tallymarks.messages import event_json, followed_event_json
 from tallymarks.rules.assessment import Step
 from tallymarks.rules.explanation import are_unasked, compact
 from tallymarks.sql import assessments as assessments_sql
@@ -52,37 +53,44 @@ class Effects:
         return [row.transaction_id for row in transactions]
 
 
-async def insert_points_events(connection: Connection, tenant_id: UUID, followed: list[Step], now: datetime) -> None:
-    """Record points events that followed from others: with what each followed from, by which rule, and how deep."""
-    if followed:
-        in_order = sorted(followed, key=lambda step: step.event.event_id.int)
-        bodies = [_followed_json(step) for step in in_order]
-        await insert_events(connection, tenant_id, [step.event for step in in_order], bodies, now)
+async def insert_events(
+    connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], followed: Sequence[Step], now: datetime
+) -> None:
+    """Record events, and the points events that followed: with what each followed from, by which rule, and how deep.
+
+    Where a caller's event has taken the id of a points event, that one stays.
+
+    Raises:
+        Overtaken: one of the events is recorded already.
+    """
+    bodies = {event.event_id: (event, event_json(event).decode()) for event in events}
+    for step in followed:
+        bodies.setdefault(step.event.event_id, (step.event, _followed_json(step)))
+    if not bodies:
+        return
+    in_order = sorted(bodies.values(), key=lambda row: row[0].event_id.int)
+    recorded = await connection.fetch(
+        events_sql.INSERT_EVENTS,
+        tenant_id,
+        [event.event_id for event, _ in in_order],
+        [event.customer_id for event, _ in in_order],
+        [event.event_type for event, _ in in_order],
+        [event.name_space for event, _ in in_order],
+        [event.reference for event, _ in in_order],
+        [created_at_of(event) for event, _ in in_order],
+        [body for _, body in in_order],
+        now,
+    )
+    if len(recorded) < len(in_order):
+        recorded_ids = {row["event_id"] for row in recorded}
+        if any(event.event_id not in recorded_ids for event in events):
+            raise Overtaken
 
 
 def _followed_json(step: Step) -> str:
     if step.source_event_id is None:
         raise ValueError(f"event {step.event.event_id} followed from none")
     return followed_event_json(step.event, step.source_event_id, rule_id=step.rule_id, depth=step.depth).decode()
-
-
-async def insert_events(
-    connection: Connection, tenant_id: UUID, events: list[AnyEvent], bodies: list[str], now: datetime
-) -> set[UUID]:
-    """Record events, sorted by their ids, and give the ids of those that were not recorded before."""
-    rows = await connection.fetch(
-        events_sql.INSERT_EVENTS,
-        tenant_id,
-        [event.event_id for event in events],
-        [event.customer_id for event in events],
-        [event.event_type for event in events],
-        [event.name_space for event in events],
-        [event.reference for event in events],
-        [created_at_of(event) for event in events],
-        bodies,
-        now,
-    )
-    return {row["event_id"] for row in rows}
 
 
 async def insert_explanations(

@@ -12,6 +12,35 @@ ORDER BY customer_id
 FOR UPDATE
 """
 
+LOCK_BATCH = """
+-- What a batch begins with, in one round trip: the account lock as above ($2 sorted), the revision of the rules, and in
+-- the first row those of the ids $3 that events have taken, each looked up by itself as in `events.SELECT_RECORDED`. A
+-- tenant has one row at least, which is of no account where none of the customers is known.
+SELECT
+    t.rules_revision,
+    CASE
+        WHEN row_number() OVER () = 1
+            THEN ARRAY(
+                SELECT new.event_id
+                FROM unnest($3::uuid[]) AS new (event_id)
+                WHERE (SELECT true FROM events e WHERE e.tenant_id = $1 AND e.event_id = new.event_id)
+            )
+    END AS taken_event_ids,
+    locked.*
+FROM tenants t
+LEFT JOIN (
+    SELECT
+        customer_id, balance, is_locked, customer_created_at,
+        action_count, action_value, order_count, order_value, transaction_count, transaction_value,
+        points_count, points_value, points_earned, redemption_count, anniversary_count
+    FROM accounts
+    WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[])
+    ORDER BY customer_id
+    FOR UPDATE
+) AS locked ON true
+WHERE t.tenant_id = $1
+"""
+
 SELECT_ACCOUNTS = """
 -- The same without the lock, for who only asks what would be.
 SELECT

@@ -4,22 +4,6 @@ SELECT_REVISION = """
 SELECT rules_revision FROM tenants WHERE tenant_id = $1
 """
 
-SELECT_REVISION_AND_UNKNOWN_CUSTOMERS = """
--- What a batch has to know before all else, in one round trip: which rules hold, and which of its customers ($2) there
--- is no row of yet.
-SELECT
-    t.rules_revision,
-    ARRAY(
-        SELECT new.customer_id
-        FROM unnest($2::uuid[]) AS new (customer_id)
-        WHERE NOT EXISTS (
-            SELECT FROM customers known WHERE known.tenant_id = $1 AND known.customer_id = new.customer_id
-        )
-    ) AS unknown_customer_ids
-FROM tenants t
-WHERE t.tenant_id = $1
-"""
-
 BUMP_REVISION = """
 -- Last in every transaction that changes a rule or a segment: assessors compare it in each batch.
 UPDATE tenants SET rules_revision = rules_revision + 1 WHERE tenant_id = $1

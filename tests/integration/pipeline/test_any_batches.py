@@ -15,12 +15,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tallymarks.broker import Topology
-from tallymarks.database import Database
+from tallymarks.database import Connection, Database
 from tallymarks.events import AnyEvent
-from tallymarks.rules import assessment
 from tallymarks.service import new_id
 from tallymarks.tenants import create_tenant
-from tallymarks_assessor.assess import Assessor
+from tallymarks_assessor.assess import Assessor, claim
 from tallymarks_segment_expiry.sweep import Sweeper
 from tests.integration.pipeline.generated import (
     CUSTOMERS,
@@ -108,27 +107,16 @@ async def test_in_any_batches_events_come_to_the_same_with_rules_of_every_criter
     assert await state_of(owner, world.whole) == await state_of(owner, world.other)
 
 
-@dataclass
-class Order:
-    """In which order events were assessed: of an attempt that was given up, the later one counts."""
-
-    seen: list[AnyEvent]
-
-    def events(self) -> list[AnyEvent]:
-        last = {event.event_id: place for place, event in enumerate(self.seen)}
-        return [event for place, event in enumerate(self.seen) if last[event.event_id] == place]
-
-
 @pytest.fixture
-def order_of_assessment(monkeypatch: pytest.MonkeyPatch) -> Order:
-    """Notes each event when it is assessed, which is under the lock of its customer's account."""
-    order = Order([])
+def order_of_assessment(monkeypatch: pytest.MonkeyPatch) -> list[AnyEvent]:
+    """Notes events in the order in which they were assessed, once they are claimed: under the account locks still."""
+    order: list[AnyEvent] = []
 
-    def noted(event: AnyEvent, *others: Any, **fields: Any) -> assessment.Assessment:
-        order.seen.append(event)
-        return assessment.assess(event, *others, **fields)
+    async def noted(connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], *others: Any) -> None:
+        await claim(connection, tenant_id, events, *others)
+        order.extend(events)
 
-    monkeypatch.setattr("tallymarks_assessor.assess.assess", noted)
+    monkeypatch.setattr("tallymarks_assessor.assess.claim", noted)
     return order
 
 
@@ -147,14 +135,14 @@ async def assess_in_batches(
 @given(contents=rules(), days=DAYS, seed=st.integers(0, 2**32), assessors_number=st.sampled_from([2, 3]))
 async def test_assessors_at_once_give_what_some_order_of_one_at_a_time_gives(
     make_world: MakeWorld, database: Database, topology: Topology, sweeper: Sweeper, owner: asyncpg.Connection,
-    clock: Clock, order_of_assessment: Order, *, contents: list[Json], days: list[list[Happening]], seed: int,
+    clock: Clock, order_of_assessment: list[AnyEvent], *, contents: list[Json], days: list[list[Happening]], seed: int,
     assessors_number: int,
 ) -> None:  # fmt: skip
     world, random = await make_world(contents), Random(seed)
     assessors = [Assessor(database, topology, now=clock, new_id=new_id) for _ in range(assessors_number)]
     for happenings in days:
         events = await world.happens(happenings, clock)
-        order_of_assessment.seen.clear()
+        order_of_assessment.clear()
         # An error of any of them, also a deadlock, fails the test.
         await asyncio.gather(
             *(
@@ -162,7 +150,7 @@ async def test_assessors_at_once_give_what_some_order_of_one_at_a_time_gives(
                 for assessor in assessors
             )
         )
-        for event in order_of_assessment.events():
+        for event in order_of_assessment:
             await assessors[0].assess(world.other, [event])
         clock.advance(hours=36)
     await sweeper.sweep(asyncio.Event())
