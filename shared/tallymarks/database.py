@@ -16,7 +16,7 @@ Record: TypeAlias = asyncpg.Record
 
 SERVICE_ROLE = "tallymarks_service"
 DOORKEEPER_ROLE = "tallymarks_doorkeeper"
-"""Sees which ids of events are taken, of any tenant, and nothing else."""
+"""Sees which ids of events are taken, of any tenant, by what was created when, and nothing else."""
 
 
 class DatabaseAway(Exception):  # noqa: N818 - named as the state it tells of

@@ -116,7 +116,7 @@ async def said_without_look_up() -> str:
     away = Database("postgresql://nobody@127.0.0.1:1/nothing", pool_size=1, application_name="test")
     await away.open()  # no connection yet
     with capture_logs() as logs:
-        await Duplicates(away, lambda: 0.0).existing(TENANT, [EVENT])
+        await Duplicates(away, lambda: 0.0).recorded(TENANT, [EVENT])
     await away.close()
     (entry,) = logs
     return str(entry["event"])

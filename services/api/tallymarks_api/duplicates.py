@@ -1,7 +1,8 @@
 """Looking up whether events were taken in before: a courtesy to the caller, which the assessor does not rely on."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -23,15 +24,15 @@ class Duplicates:
         self._clock = clock
         self._paused_until = 0.0
 
-    async def existing(self, tenant_id: UUID, event_ids: Sequence[UUID]) -> frozenset[UUID]:
-        """Give those of the events that have taken effect."""
+    async def recorded(self, tenant_id: UUID, event_ids: Sequence[UUID]) -> Mapping[UUID, datetime]:
+        """Give those of the events that are recorded, with the createdAt of each."""
         if not event_ids or self._clock() < self._paused_until:
-            return frozenset()
+            return {}
         try:
             async with asyncio.timeout(limits.LOOKUP_TIMEOUT_SECONDS), self._database.connection() as connection:
-                rows = await connection.fetch(sql.SELECT_EXISTING, tenant_id, event_ids)
+                rows = await connection.fetch(sql.SELECT_RECORDED, tenant_id, event_ids)
         except TIMED_LOOKUP_ERRORS as error:
             self._paused_until = self._clock() + limits.DUPLICATES_PAUSE_SECONDS
             log.warning("duplicates are not looked up", reason=reason_of(error))
-            return frozenset()
-        return frozenset(row["event_id"] for row in rows)
+            return {}
+        return {row["event_id"]: row["created_at"] for row in rows}

@@ -1,7 +1,7 @@
 """Taking events in, those of requests that arrive together as one: one look-up, few messages, one wait for confirms."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -42,7 +42,7 @@ class Intake:
         )
 
     async def accept(self, posted: Posted) -> list[bool]:
-        """Publish the events that are not known to have taken effect; give for each whether it is.
+        """Publish the events that are not known to be recorded; give for each whether it was before it was posted.
 
         Raises:
             Unavailable: not all were confirmed; sending all of them again is safe.
@@ -55,42 +55,33 @@ class Intake:
         return await done_by_tenant(lot, lambda posted: posted.tenant_id, self._accept)
 
     async def _accept(self, tenant_id: UUID, lot: Sequence[Posted]) -> list[list[bool] | Exception]:
-        """Publish the events of one tenant; a request fails when one of its messages does."""
-        event_ids = [event.event_id for posted in lot for event in posted.events]
-        known = await self._duplicates.existing(tenant_id, event_ids)
+        """Publish the events of one tenant; a request fails when one of its messages does.
+
+        Events that are new get their createdAt here, and by it one is told from an event that was taken in before: so
+        that is looked up while they are published. Whether events that bring their createdAt were is known before.
+        """
         now = self._now()
-        fresh: list[EventBase] = []
-        sent: dict[UUID, int] = {}
-        """Event → its place among the fresh ones: sent twice at once, it travels once."""
-        of_requests: list[tuple[list[bool], list[int]]] = []
+        dated = {event.event_id for posted in lot for event in posted.events if event.created_at}
+        known = set(await self._duplicates.recorded(tenant_id, list(dated)))
+        travelling: dict[UUID, EventBase] = {}
+        """Sent twice at once, an event travels once."""
         for posted in lot:
-            is_existing: list[bool] = []
-            places: list[int] = []
-            of_request: set[UUID] = set()
             for event in posted.events:
-                event_id = event.event_id
-                is_existing.append(event_id in known or event_id in of_request)
-                of_request.add(event_id)
-                if event_id in known:
-                    continue
-                if event_id not in sent:
-                    sent[event_id] = len(fresh)
-                    fresh.append(event if event.created_at else event.model_copy(update={"created_at": now}))
-                places.append(sent[event_id])
-            of_requests.append((is_existing, places))
-        failures = await self._publish(tenant_id, fresh, lot[0].trace_parent)
-        if not failures:
-            return [is_existing for is_existing, _ in of_requests]
-        return [
-            next((failures[place] for place in places if place in failures), is_existing)
-            for is_existing, places in of_requests
-        ]
+                if event.event_id not in known and event.event_id not in travelling:
+                    travelling[event.event_id] = (
+                        event if event.created_at else event.model_copy(update={"created_at": now})
+                    )
+        async with asyncio.TaskGroup() as beside:
+            looking = beside.create_task(self._duplicates.recorded(tenant_id, list(travelling.keys() - dated)))
+            failures = await self._publish(tenant_id, travelling, lot[0].trace_parent)
+        known.update(event_id for event_id, created_at in looking.result().items() if created_at != now)
+        return [_result_of(posted, known, failures) for posted in lot]
 
     async def _publish(
-        self, tenant_id: UUID, events: Sequence[EventBase], trace_parent: str | None
-    ) -> dict[int, Exception]:
-        """Publish; give what failed, by the place of the event."""
-        packed = list(packed_events(self._broker.topology, tenant_id, events, self._new_id, trace_parent))
+        self, tenant_id: UUID, events: Mapping[UUID, EventBase], trace_parent: str | None
+    ) -> dict[UUID, Exception]:
+        """Publish; give the events that failed."""
+        packed = list(packed_events(self._broker.topology, tenant_id, events.values(), self._new_id, trace_parent))
         if len(packed) == 1:
             outcomes: list[BaseException | None] = [None]
             try:
@@ -101,10 +92,24 @@ class Intake:
             outcomes = await asyncio.gather(
                 *(self._broker.publish(one.message) for one in packed), return_exceptions=True
             )
-        failures: dict[int, Exception] = {}
+        event_ids = list(events)
+        failures: dict[UUID, Exception] = {}
         for one, outcome in zip(packed, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                failures.update(dict.fromkeys(one.places, outcome))
+                failures.update((event_ids[place], outcome) for place in one.places)
             elif outcome is not None:
                 raise outcome
         return failures
+
+
+def _result_of(posted: Posted, known: Container[UUID], failures: Mapping[UUID, Exception]) -> list[bool] | Exception:
+    """Give for each event of a request whether it was known, or came before in it; or what the request fails with."""
+    is_existing: list[bool] = []
+    before: set[UUID] = set()
+    for event in posted.events:
+        event_id = event.event_id
+        if event_id in failures and event_id not in known:
+            return failures[event_id]
+        is_existing.append(event_id in known or event_id in before)
+        before.add(event_id)
+    return is_existing

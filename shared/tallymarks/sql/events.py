@@ -37,9 +37,14 @@ MARK_ASSESSED = """
 UPDATE events SET assessed_at = $3 WHERE tenant_id = $1 AND event_id = ANY($2::uuid[])
 """
 
-SELECT_EXISTING = """
--- Of the given ids those that are taken.
-SELECT event_id FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[])
+SELECT_RECORDED = """
+-- Of the given ids those that are taken, and by what was created when. Each is looked up by itself: a plan lives as
+-- long as its connection, and one for all ids at once, made while the table was small, would go on reading all of it.
+SELECT taken.event_id, taken.created_at
+FROM unnest($2::uuid[]) AS new (event_id)
+CROSS JOIN LATERAL (
+    SELECT e.event_id, e.created_at FROM events e WHERE e.tenant_id = $1 AND e.event_id = new.event_id LIMIT 1
+) AS taken
 """
 
 SELECT_EVENT = """

@@ -24,7 +24,7 @@ from tests.integration.api.given import (
     transaction,
 )
 from tests.integration.api.wire import post
-from tests.parts import START, ApiClient, Tenant, until
+from tests.parts import START, ApiClient, Clock, Tenant, until
 
 
 async def posted(api: ApiClient, body: Json) -> list[Json]:
@@ -44,7 +44,9 @@ async def until_recorded(api: ApiClient, *event_ids: str) -> None:
 
 
 @pytest.mark.usefixtures("assessing")
-async def test_a_batch_of_every_kind_is_accepted_in_order_and_takes_effect(api: ApiClient, tenant: Tenant) -> None:
+async def test_a_batch_of_every_kind_is_accepted_in_order_and_takes_effect(
+    api: ApiClient, tenant: Tenant, clock: Clock
+) -> None:
     for kind in ("action", "order", "transaction"):
         await a_rule(api, kind, {"type": "points", "amount": 1})
     customer_id = fresh_id()
@@ -62,6 +64,7 @@ async def test_a_batch_of_every_kind_is_accepted_in_order_and_takes_effect(api: 
     ]
     await until_recorded(api, *(event["eventId"] for event in events))
     assert (await api.get(f"{CUSTOMERS}/{customer_id}/balance")).body["amount"] == 103
+    clock.advance(milliseconds=1)
     again = await posted(api, batch(*events))
     assert [(result["status"], result["isExisting"]) for result in again] == [(208, True)] * 4
 
@@ -106,9 +109,12 @@ async def test_what_is_no_event_at_all_is_refused_by_its_place(api: ApiClient, b
 
 
 @pytest.mark.usefixtures("assessing")
-async def test_an_event_twice_in_a_batch_counts_once(api: ApiClient, assessor: Assessor, tenant: Tenant) -> None:
+async def test_an_event_twice_in_a_batch_counts_once(
+    api: ApiClient, assessor: Assessor, tenant: Tenant, clock: Clock
+) -> None:
     known = ActionEvent.model_validate({**action(fresh_id()), "createdAt": START})
     await assessor.assess(tenant.tenant_id, [known])
+    clock.advance(milliseconds=1)
     await a_rule(api, "order", {"type": "pointsPerUnit", "rate": "1"})
     event, marker = order(fresh_id(), 7), action(fresh_id())
     before = {**action(known.customer_id), "eventId": str(known.event_id)}

@@ -228,13 +228,18 @@ async def test_adjusting_points_needs_an_admin_key(
 
 
 async def test_an_event_id_taken_by_a_stranger_is_a_duplicate_whatever_it_says(
-    api: ApiClient, assessor: Assessor, tenant: Tenant, broker: Broker
+    api: ApiClient, assessor: Assessor, tenant: Tenant, broker: Broker, clock: Clock
 ) -> None:
     first = OrderEvent.model_validate({**order(fresh_id()), "createdAt": START})
     await assessor.assess(tenant.tenant_id, [first])
-    answered = await api.post(ACTIONS, {**action(fresh_id()), "eventId": str(first.event_id)})
+    another = {**action(fresh_id()), "eventId": str(first.event_id), "createdAt": NOW}
+    answered = await api.post(ACTIONS, another)
     assert (answered.status, answered.body["isExisting"]) == (208, True)
     assert await queued(broker) == 0
+    # One that is created now is published beside being looked up, and left out by the assessor.
+    clock.advance(milliseconds=1)
+    again = await api.post(ACTIONS, {**another, "createdAt": None})
+    assert (again.status, again.body["isExisting"]) == (208, True)
 
 
 async def test_another_tenants_event_with_the_same_id_is_no_duplicate(

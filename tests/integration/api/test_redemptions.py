@@ -129,9 +129,12 @@ async def test_a_redemption_of_the_same_id_for_two_customers_at_once_is_one_of_t
     assert sorted([await balance_of(api, each) for each in (customer_id, stranger)]) == [90, 100]
 
 
-async def test_an_event_with_the_id_of_a_redemption_is_a_duplicate(api: ApiClient, customer_id: str) -> None:
+async def test_an_event_with_the_id_of_a_redemption_is_a_duplicate(
+    api: ApiClient, customer_id: str, clock: Clock
+) -> None:
     event = redemption(customer_id, 10)
     await api.post(REDEMPTIONS, event)
+    clock.advance(milliseconds=1)
     answered = await api.post(ACTIONS, {**action(customer_id), "eventId": event["eventId"]})
     assert (answered.status, answered.body["isExisting"]) == (208, True)
 

@@ -232,6 +232,7 @@ async def test_the_roles_that_look_across_tenants_see_what_they_must_and_change_
         ("tallymarks_searcher", "SELECT", "customers", "search_text"),
         ("tallymarks_doorkeeper", "SELECT", "events", "tenant_id"),
         ("tallymarks_doorkeeper", "SELECT", "events", "event_id"),
+        ("tallymarks_doorkeeper", "SELECT", "events", "created_at"),
         ("tallymarks_housekeeper", "SELECT", "tenants", "tenant_id"),
         ("tallymarks_housekeeper", "SELECT", "segment_memberships", "tenant_id"),
         ("tallymarks_housekeeper", "SELECT", "segment_memberships", "expiry_date_time"),

@@ -24,7 +24,6 @@ from tallymarks.sql import (
     memberships,
     reversals,
     rule_uses,
-    rules,
     simulations,
     tenancy,
     triggers,
@@ -193,11 +192,10 @@ STATEMENTS = {
     "balances that are asked for together": planned(customers.SELECT_BALANCES, f"{TENANT_ID}, {IDS}", "accounts_pkey"),
     "new balances": planned(ledger.UPDATE_BALANCES, f"{TENANT_ID}, {IDS}, '{{1,2}}', now()", "accounts_pkey"),
     "unknown customers": planned(customers.INSERT_MISSING, f"{TENANT_ID}, {IDS}, now(), now()", "customers_pkey"),
-    "customers that a batch does not know": planned(
-        rules.SELECT_REVISION_AND_UNKNOWN_CUSTOMERS, f"{TENANT_ID}, {IDS}", "customers_pkey"
-    ),
+    "what a batch begins with: accounts": planned(ledger.LOCK_BATCH, f"{TENANT_ID}, {IDS}, {IDS}", "accounts_pkey"),
+    "what a batch begins with: events": planned(ledger.LOCK_BATCH, f"{TENANT_ID}, {IDS}, {IDS}", "events_pkey"),
     "events that were taken in before": planned(
-        events.SELECT_EXISTING, f"{TENANT_ID}, {IDS}", "events_pkey", role="tallymarks_doorkeeper"
+        events.SELECT_RECORDED, f"{TENANT_ID}, {IDS}", "events_pkey", role="tallymarks_doorkeeper"
     ),
     "an event that is reversed": planned(
         reversals.SELECT_REVERSED_EVENT, f"{TENANT_ID}, {ONE_ID}", "events_pkey"

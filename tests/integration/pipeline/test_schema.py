@@ -190,6 +190,7 @@ async def test_the_other_roles_are_granted_a_few_columns_to_read(owner: asyncpg.
         ("tallymarks_searcher", "customers", "search_text", "SELECT"),
         ("tallymarks_doorkeeper", "events", "tenant_id", "SELECT"),
         ("tallymarks_doorkeeper", "events", "event_id", "SELECT"),
+        ("tallymarks_doorkeeper", "events", "created_at", "SELECT"),
     }
 
 

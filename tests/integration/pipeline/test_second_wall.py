@@ -28,7 +28,7 @@ BESIDE_THE_WALL = {
     "triggers.SELECT_TENANTS_WITH_DUE": "likewise",
     "simulations.SELECT_TENANTS_WITH_UNSETTLED": "likewise",
     "assessments.SELECT_TENANTS_WITH_OLD": "likewise",
-    "events.SELECT_EXISTING": "run as the doorkeeper, who is asked without a transaction",
+    "events.SELECT_RECORDED": "run as the doorkeeper, who is asked without a transaction",
     "tenancy.SELECT_TENANTS": "run as the housekeeper, for the operator's checks",
 }
 """Statements that are run as a role that no policy holds: it sees the columns that it was granted, and no others."""
