@@ -64,14 +64,19 @@ def handler_of(
     answered = cache(partial(REQUESTS.labels, endpoint.method, endpoint.path))
     is_large = endpoint.body_bytes_max > limits.BODY_BYTES_MAX
     large_bodies = asyncio.Semaphore(limits.LARGE_BODIES_AT_ONCE)
+    # Values are frozen, so what nothing is said of is read once.
+    path_of_none = cache(partial(validated, endpoint.path_parameters, {}))
+    query_of_none = cache(partial(validated, endpoint.query, {}))
 
     async def answer_to(request: web.Request, hold: Callable[[int], None]) -> Answer:
         caller = await authenticator.authenticate(request.headers)
         _require_allowance(request, caller, admission)
         if endpoint.role is Role.ADMIN and caller.role is not Role.ADMIN:
             raise Forbidden
-        path = validated(endpoint.path_parameters, dict(request.match_info))
-        query = validated(endpoint.query, _single_values(request))
+        path = validated(endpoint.path_parameters, dict(request.match_info)) if request.match_info else path_of_none()
+        query = (
+            validated(endpoint.query, _single_values(request)) if request.rel_url.raw_query_string else query_of_none()
+        )
         raw = await _read(endpoint, request, hold)
         if not is_large:
             body = _body(endpoint, raw)
@@ -218,8 +223,10 @@ async def _read(endpoint: AnyEndpoint, request: web.Request, hold: Callable[[int
     if endpoint.body is None:
         # The page says "no body"; one that comes all the same is left unread.
         return None
-    if request.content_type != "application/json":
-        raise UnsupportedMediaType.of("content-type", request.headers.get("content-type"))
+    content_type = request.headers.get("content-type")
+    # As most say it, it need not be taken apart.
+    if content_type != "application/json" and request.content_type != "application/json":
+        raise UnsupportedMediaType.of("content-type", content_type)
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
         raise UnsupportedMediaType.of("content-encoding", encoding)
     _require_fits(request.content_length or 0, endpoint)
