@@ -7,11 +7,15 @@ README.md beside this file says how it is measured.
 import asyncio
 import statistics
 import time
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import cycle, islice
+from typing import NamedTuple
 from uuid import UUID
 
+import asyncpg
 import orjson
 
 from tests.benchmarks import bare
@@ -24,9 +28,25 @@ PART_OF_FULL_RATE = 4
 SECONDS_AT_A_PART = 6
 PAIRS = 5_000
 """Of a confirm and a commit: they take about as long as the orders do, and meet as many of the servers' pauses."""
-COUNTS = "SELECT customer_id, order_count FROM accounts WHERE tenant_id = $1 AND customer_id = ANY($2::uuid[])"
-LOOK_SECONDS = 0.002
-"""From one look at the accounts to the next: so exact is what is measured, and the looks take a tenth of a core."""
+MAKE_WATCH = """
+CREATE PROCEDURE pg_temp.watch(seconds float8, INOUT noted text[]) LANGUAGE plpgsql AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + make_interval(secs => seconds);
+BEGIN
+    WHILE clock_timestamp() < until LOOP
+        noted := noted || (pg_current_snapshot()::text || ':' || extract(epoch FROM clock_timestamp()));
+        COMMIT;
+        PERFORM pg_sleep(0.001);
+    END LOOP;
+END
+$$
+"""
+WATCH = "CALL pg_temp.watch($1, '{}')"
+TRANSACTIONS = """
+SELECT event_id, xmin::text::bigint AS transaction FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[])
+"""
+WATCHED_AFTER_SECONDS = 1.5
+"""From when the last order is due: until it has been seen."""
 Milliseconds = Sequence[float]
 
 
@@ -66,7 +86,6 @@ class Latency:
         self._amqp_url = amqp_url
         self._plan = plan
         self._customers = cycle(shop.orders.customer_ids)
-        self._posted: defaultdict[UUID, int] = defaultdict(int)
         self.full_rates: list[float] = []
         self.medians: defaultdict[str, list[float]] = defaultdict(list)
         self.answers_late: list[float] = []
@@ -75,13 +94,14 @@ class Latency:
         """Find the full rate, and post at a part of it; gives the 99th percentile in milliseconds."""
         self.full_rates.append(await self._full_rate(self._plan.of(ORDERS_AT_FULL_RATE)))
         rate = self.full_rates[-1] / PART_OF_FULL_RATE
-        customer_ids = list(islice(self._customers, self._plan.of(round(rate * SECONDS_AT_A_PART))))
-        requests = [self._shop.single(self._shop.orders.of(customer_id)) for customer_id in customer_ids]
-        load = await self._shop.load(self._shop.api, requests, CONNECTIONS, rate)
-        watch = await Watch.of(self._shop, customer_ids)
-        started = load.begin()
-        seen_at = await watch.until_seen(started, rate)
-        answers = await load.finished()
+        customer_ids = islice(self._customers, self._plan.of(round(rate * SECONDS_AT_A_PART)))
+        orders = [self._shop.orders.of(customer_id) for customer_id in customer_ids]
+        load = await self._shop.load(self._shop.api, list(map(self._shop.single, orders)), CONNECTIONS, rate)
+        watch = Watch(self._shop)
+        async with watch.watching(len(orders) / rate + WATCHED_AFTER_SECONDS):
+            started = load.begin()
+            answers = await load.finished()
+        seen_at = await watch.seen_at([UUID(str(order["eventId"])) for order in orders])
         self._note("answers", latencies(answers.answered_at, started, rate), self.answers_late)
         return self._note("orders", latencies(seen_at, started, rate))
 
@@ -115,43 +135,65 @@ def latencies(at: Sequence[float], started: float, rate: float) -> Milliseconds:
     return [(instant - started - place / rate) * 1_000 for place, instant in enumerate(at)]
 
 
-class Watch:
-    """Looks at the accounts of customers whose orders are under way, until each order is in its customer's totals."""
+class Look(NamedTuple):
+    """What a statement would have seen at an instant: the transactions before `beyond`, but not those under way."""
 
-    def __init__(self, shop: Shop, customer_ids: Sequence[UUID], counts: dict[UUID, int]) -> None:
-        self._shop = shop
-        self._customer_ids = customer_ids
-        self._counts = counts
-        """How many orders each customer has when all that are under way are there."""
+    at: float
+    """By the clock of the machine, just after."""
+    beyond: int
+    under_way: frozenset[int]
 
     @classmethod
-    async def of(cls, shop: Shop, customer_ids: Sequence[UUID]) -> "Watch":
-        """Take whose orders are to come, in the order of their posts; nothing is under way yet."""
-        rows = await shop.database.fetch(COUNTS, shop.stack.tenant_id, list(set(customer_ids)))
-        return cls(shop, customer_ids, {row["customer_id"]: row["order_count"] for row in rows})
+    def of(cls, noted: str) -> "Look":
+        """Read what `watch` notes: a snapshot as PostgreSQL writes it, and the instant."""
+        _, beyond, under_way, at = noted.split(":")
+        return cls(float(at), int(beyond), frozenset(map(int, filter(None, under_way.split(",")))))
 
-    async def until_seen(self, started: float, rate: float) -> list[float]:
-        """Give the instant at which each order was seen, by `time.monotonic`."""
-        seen_at = [0.0] * len(self._customer_ids)
-        under_way: defaultdict[UUID, deque[tuple[int, int]]] = defaultdict(deque)
-        """Customer → the orders: the place of each, and the count that tells that it is there."""
-        begun = seen = 0
-        while seen < len(seen_at):
-            due = min(len(seen_at), int((time.monotonic() - started) * rate) + 1)
-            for place in range(begun, due):
-                customer_id = self._customer_ids[place]
-                self._counts[customer_id] += 1
-                under_way[customer_id].append((place, self._counts[customer_id]))
-            begun = max(begun, due)
-            if under_way:
-                rows = await self._shop.database.fetch(COUNTS, self._shop.stack.tenant_id, list(under_way))
-                now = time.monotonic()
-                for customer_id, count in rows:
-                    waiting = under_way[customer_id]
-                    while waiting and waiting[0][1] <= count:
-                        seen_at[waiting.popleft()[0]] = now
-                        seen += 1
-                    if not waiting:
-                        del under_way[customer_id]
-            await asyncio.sleep(LOOK_SECONDS)
-        return seen_at
+    def sees(self, transaction: int) -> bool:
+        """Tell whether what the transaction has written was there to be read."""
+        return transaction < self.beyond and transaction not in self.under_way
+
+
+class Watch:
+    """Looks again and again which transactions are committed; when each order's was is found out afterwards.
+
+    It looks from within the server: so a look costs next to nothing, however many orders are under way.
+    """
+
+    def __init__(self, shop: Shop) -> None:
+        self._shop = shop
+        self._looks: Sequence[Look] = ()
+
+    @asynccontextmanager
+    async def watching(self, seconds: float) -> AsyncIterator[None]:
+        """Look for so long; what comes back is left no sooner."""
+        connection = await asyncpg.connect(self._shop.database_url)
+        try:
+            await connection.execute(MAKE_WATCH)
+            watching = asyncio.create_task(connection.fetchval(WATCH, seconds))
+            try:
+                yield
+                self._looks = [Look.of(noted) for noted in await watching]
+            finally:
+                watching.cancel()
+        finally:
+            connection.terminate()
+
+    async def seen_at(self, event_ids: Sequence[UUID]) -> list[float]:
+        """Give when each event's points were in the balance, which its transaction writes too: by `time.monotonic`.
+
+        Raises:
+            RuntimeError: the events were not all assessed before the last look.
+        """
+        rows = await self._shop.database.fetch(TRANSACTIONS, self._shop.stack.tenant_id, event_ids)
+        transactions = {row["event_id"]: row["transaction"] for row in rows}
+        behind = time.time() - time.monotonic()
+        at: dict[int, float] = {}
+        waiting = sorted(set(transactions.values()))
+        for look in self._looks:
+            seen = set(filter(look.sees, waiting[: bisect_left(waiting, look.beyond)]))
+            at.update(dict.fromkeys(seen, look.at - behind))
+            waiting = [transaction for transaction in waiting if transaction not in seen]
+        if waiting or len(transactions) < len(event_ids):
+            raise RuntimeError("not all orders were seen")
+        return [at[transactions[event_id]] for event_id in event_ids]
