@@ -72,7 +72,7 @@ async def _of_tenant(connection: Connection, begin: str, tenant_id: UUID) -> Asy
         yield
     except BaseException:
         # Where the connection is gone the transaction is, too.
-        with suppress(OSError, asyncpg.InterfaceError, *UNAVAILABLE_ERRORS):
+        with suppress(OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, *UNAVAILABLE_ERRORS):
             await connection.execute(tenancy.ROLLBACK)
         raise
     await connection.execute(tenancy.COMMIT)

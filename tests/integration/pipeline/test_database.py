@@ -41,6 +41,28 @@ async def test_what_ended_a_transaction_is_told_also_where_its_connection_is_gon
         await fail_without_a_connection()
 
 
+@pytest.mark.parametrize("broken", [asyncpg.InternalClientError("cannot switch to state 15"), ConnectionResetError()])
+async def test_what_ended_a_transaction_is_told_also_where_the_driver_cannot_roll_back(
+    database: Database, tenant: Tenant, monkeypatch: pytest.MonkeyPatch, broken: Exception
+) -> None:
+    """As when the session ends while the driver reads: it is in no state to send anything."""
+    execute = asyncpg.Connection.execute
+
+    async def execute_or_break(connection: Any, statement: str, *arguments: Any, **named: Any) -> str:
+        if statement == tenancy.ROLLBACK:
+            raise broken
+        return await execute(connection, statement, *arguments, **named)
+
+    async def fail() -> None:
+        async with database.transaction(tenant.tenant_id):
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncpg.Connection, "execute", execute_or_break)
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+
+
 async def test_a_connection_that_cannot_even_be_given_back_is_the_database_being_away(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
