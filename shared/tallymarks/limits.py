@@ -105,12 +105,12 @@ PREFETCH_MESSAGES = 200
 INTAKE_LOTS_AT_ONCE = 2
 """Lots of requests whose events are published at the same time; the next lot gathers meanwhile.
 
-One is looked up while the other waits for its confirm. More of them would be smaller, and each has a price of its own.
+One is packed while the other waits for its confirm. More of them would be smaller, and each has a price of its own.
 """
-INTAKE_LOT_BESIDE_MIN = 16
-"""Requests that must wait for a lot to begin while another is under way.
+LOT_BESIDE_MIN = 16
+"""Requests of one kind that must wait for a lot to begin while another is under way.
 
-A look-up and a message for each few of them would keep everybody busier than their events do.
+A query or a message for each few of them would keep everybody busier than what they ask for does.
 """
 KEY_CONNECTIONS = 2
 """Of an api to the database, for API keys alone: no request waits for its credentials behind others' work."""
@@ -118,8 +118,6 @@ DOOR_CONNECTIONS = 4
 """Likewise, for whether events were taken in before."""
 BALANCE_LOTS_AT_ONCE = 2
 """Queries for the balances that were asked for together; the next lot gathers meanwhile."""
-BALANCE_LOT_BESIDE_MIN = 16
-"""Likewise."""
 BALANCES_TOGETHER_MAX = 100
 ASSESS_EVENTS_MAX = 1_000
 ASSESS_BYTES_MAX = 4 * 1024 * 1024

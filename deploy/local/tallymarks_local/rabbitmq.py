@@ -126,7 +126,7 @@ class RabbitmqNode:
             "RABBITMQ_GENERATED_CONFIG_DIR": str(self._directory / "generated"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_SERVER_ERL_ARGS": ERLANG_ARGUMENTS if member is None else "",
+            "RABBITMQ_SERVER_ERL_ARGS": ERLANG_ARGUMENTS,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
         # A port mapper that the node starts outlives it as nobody's child; ours ends with us and leaves no zombie.

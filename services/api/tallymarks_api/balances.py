@@ -21,7 +21,7 @@ class Balances:
         self._batcher: Batcher[Asked, Record | None] = Batcher(
             self._read_together,
             at_once=limits.BALANCE_LOTS_AT_ONCE,
-            beside_min=limits.BALANCE_LOT_BESIDE_MIN,
+            beside_min=limits.LOT_BESIDE_MIN,
             size_max=limits.BALANCES_TOGETHER_MAX,
         )
 

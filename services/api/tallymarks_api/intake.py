@@ -37,7 +37,7 @@ class Intake:
         self._batcher: Batcher[Posted, list[bool]] = Batcher(
             self._accept_together,
             at_once=limits.INTAKE_LOTS_AT_ONCE,
-            beside_min=limits.INTAKE_LOT_BESIDE_MIN,
+            beside_min=limits.LOT_BESIDE_MIN,
             size_max=limits.BATCH_EVENTS_MAX,
         )
 
