@@ -1,7 +1,8 @@
 """The ledger: accounts under lock, transactions that are only ever added, balances that are their sum.
 
 Whoever moves points goes through here, in one SQL transaction: lock the accounts, decide, write. Everyone takes locks
-in the same order (accounts by key, customers that are made, uses of rules, events, memberships), so nobody deadlocks.
+in the same order (accounts by key, customers that are made, uses of rules, events, memberships), so nobody deadlocks;
+the row of a debited redemption is guarded by the lock of its account.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,7 +43,7 @@ class LockedBatch(NamedTuple):
 
     rules_revision: int
     taken_event_ids: frozenset[UUID]
-    """Of its events those that are recorded, and so have taken effect or will in another's hands."""
+    """Of its events those that were recorded when this was asked; not those of whom its locks had to wait for."""
     accounts: Mapping[UUID, Account]
     """Of its customers those that are known."""
 

@@ -45,6 +45,7 @@ WATCH = "CALL pg_temp.watch($1, '{}')"
 TRANSACTIONS = """
 SELECT event_id, xmin::text::bigint AS transaction FROM events WHERE tenant_id = $1 AND event_id = ANY($2::uuid[])
 """
+CLOCK_SET_SECONDS = 0.001
 WATCHED_AFTER_SECONDS = 1.5
 """From when the last order is due: until it has been seen."""
 Milliseconds = Sequence[float]
@@ -163,6 +164,8 @@ class Watch:
     def __init__(self, shop: Shop) -> None:
         self._shop = shop
         self._looks: Sequence[Look] = ()
+        self._ahead = 0.0
+        """Of the machine's clock, by which looks are noted, before the one that never steps: seconds."""
 
     @asynccontextmanager
     async def watching(self, seconds: float) -> AsyncIterator[None]:
@@ -170,6 +173,7 @@ class Watch:
         connection = await asyncpg.connect(self._shop.database_url)
         try:
             await connection.execute(MAKE_WATCH)
+            self._ahead = time.time() - time.monotonic()
             watching = asyncio.create_task(connection.fetchval(WATCH, seconds))
             try:
                 yield
@@ -183,16 +187,17 @@ class Watch:
         """Give when each event's points were in the balance, which its transaction writes too: by `time.monotonic`.
 
         Raises:
-            RuntimeError: the events were not all assessed before the last look.
+            RuntimeError: the events were not all assessed before the last look, or the clock was set meanwhile.
         """
         rows = await self._shop.database.fetch(TRANSACTIONS, self._shop.stack.tenant_id, event_ids)
         transactions = {row["event_id"]: row["transaction"] for row in rows}
-        behind = time.time() - time.monotonic()
+        if abs(time.time() - time.monotonic() - self._ahead) > CLOCK_SET_SECONDS:
+            raise RuntimeError("the machine's clock was set while orders were under way")
         at: dict[int, float] = {}
         waiting = sorted(set(transactions.values()))
         for look in self._looks:
             seen = set(filter(look.sees, waiting[: bisect_left(waiting, look.beyond)]))
-            at.update(dict.fromkeys(seen, look.at - behind))
+            at.update(dict.fromkeys(seen, look.at - self._ahead))
             waiting = [transaction for transaction in waiting if transaction not in seen]
         if waiting or len(transactions) < len(event_ids):
             raise RuntimeError("not all orders were seen")

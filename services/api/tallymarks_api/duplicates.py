@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from tallymarks import limits
@@ -13,6 +14,9 @@ from tallymarks.logs import reason_of
 from tallymarks.sql import events as sql
 
 log = structlog.get_logger(__name__)
+
+LOOKUP_ERRORS: tuple[type[BaseException], ...] = (*TIMED_LOOKUP_ERRORS, asyncpg.InsufficientPrivilegeError)
+"""The last where the database is not migrated yet."""
 
 
 class Duplicates:
@@ -31,7 +35,7 @@ class Duplicates:
         try:
             async with asyncio.timeout(limits.LOOKUP_TIMEOUT_SECONDS), self._database.connection() as connection:
                 rows = await connection.fetch(sql.SELECT_RECORDED, tenant_id, event_ids)
-        except TIMED_LOOKUP_ERRORS as error:
+        except LOOKUP_ERRORS as error:
             self._paused_until = self._clock() + limits.DUPLICATES_PAUSE_SECONDS
             log.warning("duplicates are not looked up", reason=reason_of(error))
             return {}

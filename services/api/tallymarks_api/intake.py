@@ -42,7 +42,7 @@ class Intake:
         )
 
     async def accept(self, posted: Posted) -> list[bool]:
-        """Publish the events that are not known to be recorded; give for each whether it was before it was posted.
+        """Publish the events, but for those that are known beforehand to be recorded; give for each whether it was.
 
         Raises:
             Unavailable: not all were confirmed; sending all of them again is safe.

@@ -69,12 +69,13 @@ class Assessor:
             BalanceOutOfRange: one of the events cannot be assessed; nothing of the batch was kept.
             asyncpg.PostgresError: likewise, or the database is away.
         """
-        while True:
+        # What another has written this time is there the next time, so each event and each customer can be met once.
+        for _ in range(2 * len(events)):
             try:
                 return await self._assess(tenant_id, events)
             except Overtaken:
-                # It ends: what another has written this time is there the next time, and was one of these.
                 log.info("a batch begins again, overtaken by another", tenant_id=str(tenant_id), events=len(events))
+        return await self._assess(tenant_id, events)
 
     async def _assess(self, tenant_id: UUID, events: Sequence[AnyEvent]) -> Assessed:
         now = self._now()
@@ -134,15 +135,13 @@ async def fresh_of(
     """
     first_of_id: dict[UUID, AnyEvent] = {}
     for event in events:
-        first_of_id.setdefault(event.event_id, event)
+        # What is taken is left out first, or an event with the id of a redemption would hide that one.
+        if is_decided(event) or event.event_id not in taken:
+            first_of_id.setdefault(event.event_id, event)
     decided = [event.event_id for event in first_of_id.values() if is_decided(event)]
     rows = await connection.fetch(sql.LOCK_REDEMPTIONS, tenant_id, decided) if decided else []
     waiting = {row["event_id"] for row in rows}
-    return [
-        event
-        for event_id, event in first_of_id.items()
-        if (event_id in waiting if is_decided(event) else event_id not in taken)
-    ]
+    return [event for event_id, event in first_of_id.items() if not is_decided(event) or event_id in waiting]
 
 
 async def claim(
@@ -151,7 +150,7 @@ async def claim(
     """Record events, and the points events that followed from them: this decides that they take effect here.
 
     Raises:
-        Overtaken: one of the events has taken effect elsewhere since it was found to be fresh.
+        Overtaken: one of the events has taken effect elsewhere since this transaction asked, before it got its locks.
     """
     arriving = [event for event in events if not is_decided(event)]
     await insert_events(connection, tenant_id, arriving, followed, now)

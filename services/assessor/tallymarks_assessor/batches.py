@@ -25,7 +25,7 @@ from tallymarks.database import TIMEOUT_ERRORS, TRANSIENT_ERRORS, Database
 from tallymarks.errors import Refusal
 from tallymarks.events import AnyEvent, EventMessage, EventType
 from tallymarks.logs import reason_of
-from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, unreadable_letter
+from tallymarks.messages import REASON_CODE_HEADER, dead_letter, event_json, is_decided, unreadable_letter
 from tallymarks.sql import events as sql
 from tallymarks_assessor.arrivals import Arrivals, Taken, acknowledge
 from tallymarks_assessor.assess import Assessor, UnknownTenant
@@ -222,15 +222,20 @@ class Batches:
         await self._in_halves(tenant_id, events[middle:])
 
     async def _put_aside(self, tenant_id: UUID, event: AnyEvent, error: Exception) -> None:
-        """Make the failure visible as an event of type error, and send it to the dead letters: both or neither."""
+        """Make the failure visible as an event of type error, and send it to the dead letters: both or neither.
+
+        Not where the event has taken effect elsewhere meanwhile, so that it should not have been evaluated at all.
+        """
         reason_code = error.code if isinstance(error, Refusal) else AssessmentFailed.code
         reason = f"{type(error).__name__}: {error}"
-        log.error("an event is put aside", event_id=str(event.event_id), reason_code=reason_code, exc_info=error)
         now = self._now()
         letter = dead_letter(
             self._topology, tenant_id, event, reason_code=reason_code, reason=reason, new_id=self._new_id
         )
         async with self._database.transaction(tenant_id) as connection:
+            if not is_decided(event) and await connection.fetch(sql.SELECT_RECORDED, tenant_id, [event.event_id]):
+                EVENTS_DUPLICATE.inc()
+                return
             if not isinstance(error, UnknownTenant):
                 await connection.execute(
                     sql.INSERT_EVENTS,
@@ -245,6 +250,7 @@ class Batches:
                     now,
                 )
             await outbox.put(connection, tenant_id, [letter], now)
+        log.error("an event is put aside", event_id=str(event.event_id), reason_code=reason_code, exc_info=error)
         self._committed.set()
         EVENTS_PUT_ASIDE.labels(reason_code).inc()
 

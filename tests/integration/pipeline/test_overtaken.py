@@ -8,13 +8,15 @@ import asyncpg
 import orjson
 import pytest
 
+from tallymarks import ledger, limits
+from tallymarks.broker import Broker
 from tallymarks.events import AnyEvent, created_at_of
 from tallymarks.messages import event_json
 from tallymarks.segments import anniversary
 from tallymarks.sql import customers as customers_sql
 from tallymarks.sql import events as sql
 from tallymarks_assessor.assess import Assessed, Assessor
-from tests.integration.pipeline.parts import balances_of, points, seeded_ids
+from tests.integration.pipeline.parts import balances_of, messages_ready, points, publish, seeded_ids
 from tests.parts import Clock, Tenant, sessions_waiting_for_locks, until
 
 
@@ -37,17 +39,22 @@ async def record(connection: asyncpg.Connection, tenant_id: UUID, event: AnyEven
     )  # fmt: skip
 
 
+async def until_waited_for(owner: asyncpg.Connection) -> None:
+    """Wait until somebody waits for the other transaction."""
+
+    async def is_waited_for() -> bool:
+        return await sessions_waiting_for_locks(owner, "test") == 1
+
+    await until(is_waited_for)
+
+
 async def assess_into(
     another: asyncpg.Connection, end: str, assessor: Assessor, owner: asyncpg.Connection, tenant: Tenant,
     events: Sequence[AnyEvent],
 ) -> Assessed:  # fmt: skip
     """Assess while the other transaction is open, and end that once it is waited for."""
-
-    async def is_waited_for() -> bool:
-        return await sessions_waiting_for_locks(owner, "test") == 1
-
     assessing = asyncio.create_task(assessor.assess(tenant.tenant_id, events))
-    await until(is_waited_for)
+    await until_waited_for(owner)
     await another.execute(end)
     return await assessing
 
@@ -85,3 +92,43 @@ async def test_a_customer_whom_another_creates_meanwhile_is_taken_as_created_or_
     assert await balances_of(owner, tenant.tenant_id) == {customer_id: 5, events[1].customer_id: 6}
     created_at = await owner.fetchval("SELECT created_at FROM customers WHERE customer_id = $1", customer_id)
     assert created_at == (joined_at if end == "COMMIT" else clock())
+
+
+@pytest.mark.usefixtures("assessing")
+async def test_an_event_that_took_effect_elsewhere_is_not_put_aside_though_evaluating_it_again_fails(
+    assessor: Assessor, another: asyncpg.Connection, owner: asyncpg.Connection, broker: Broker, tenant: Tenant
+) -> None:
+    """Its account is read after the other's commit, and whether it is recorded was asked before."""
+    ids = seeded_ids(3)
+    customer_id, most = ids(), limits.POINTS_MAX
+    event = points(ids(), customer_id, most)
+    await assessor.assess(tenant.tenant_id, [points(ids(), customer_id, 1)])
+    await another.execute("UPDATE accounts SET balance = $2 WHERE customer_id = $1", customer_id, most)
+    await record(another, tenant.tenant_id, event)
+    await publish(broker, tenant.tenant_id, [event])
+    await until_waited_for(owner)
+    await another.execute("COMMIT")
+    marker = points(ids(), ids(), 7)
+    await publish(broker, tenant.tenant_id, [marker])
+
+    async def is_counted() -> bool:
+        return (await balances_of(owner, tenant.tenant_id)).get(marker.customer_id) == 7
+
+    await until(is_counted)
+    assert await owner.fetchval("SELECT count(*) FROM events WHERE event_type = 'error'") == 0
+    assert await owner.fetchval("SELECT count(*) FROM outbox") == 0
+    assert await messages_ready(broker, broker.topology.dead_letters) == 0
+    assert (await balances_of(owner, tenant.tenant_id))[customer_id] == most
+
+
+async def test_a_customer_without_an_account_does_not_keep_an_assessor_for_ever(
+    assessor: Assessor, owner: asyncpg.Connection, tenant: Tenant, clock: Clock
+) -> None:
+    """Nothing of ours makes one; a repair by hand might."""
+    ids = seeded_ids(4)
+    event = points(ids(), ids(), 1)
+    await owner.execute(
+        customers_sql.INSERT_MISSING, tenant.tenant_id, [event.customer_id], clock(), anniversary(clock(), 1)
+    )
+    with pytest.raises(ledger.Overtaken):
+        await assessor.assess(tenant.tenant_id, [event])

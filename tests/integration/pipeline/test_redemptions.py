@@ -9,7 +9,7 @@ import pytest
 
 from tallymarks.broker import Broker, Topology
 from tallymarks.database import Database
-from tallymarks.events import Redemption, RedemptionEvent
+from tallymarks.events import AnyEvent, Redemption, RedemptionEvent
 from tallymarks.service import new_id
 from tallymarks_assessor.assess import Assessor
 from tests.integration.pipeline.parts import (
@@ -131,6 +131,19 @@ async def test_a_redemption_that_two_assessors_hold_is_assessed_once(
         )
     assert sum(one.events for one in assessed) == 50
     assert await balances_of(owner, tenant.tenant_id) == {customer_id: 100 + 50 * (BONUS - 1)}
+
+
+async def test_an_event_with_its_id_that_comes_before_it_does_not_hide_a_redemption(
+    api: ApiClient, assessor: Assessor, owner: asyncpg.Connection, tenant: Tenant, customer_id: UUID, rule_id: UUID
+) -> None:
+    """It is published beside being looked up, and may overtake the redemption's message."""
+    event_id = new_id()
+    await redeem(api, event_id, customer_id, 30)
+    events: list[AnyEvent] = [points(event_id, customer_id, 5), redemption(event_id, customer_id, 30)]
+    assessed = await assessor.assess(tenant.tenant_id, events)
+    assert (assessed.events, assessed.duplicates) == (1, 1)
+    assert await is_assessed(owner, event_id)
+    assert await balances_of(owner, tenant.tenant_id) == {customer_id: 100 - 30 + BONUS}
 
 
 async def test_a_redemption_that_was_never_debited_has_no_effect(
