@@ -25,8 +25,9 @@ from tallymarks.errors import (
     ReversedEventNotFound,
     Unavailable,
 )
-from tallymarks.events import AcceptedReversal, PointsEvent, ReversalEvent, created_at_of
+from tallymarks.events import AcceptedReversal, ReversalEvent
 from tallymarks.messages import event_json, followed_event_json
+from tallymarks.records import Recording, record
 from tallymarks.rules.assessment import points_event, points_event_id
 from tallymarks.rules.evaluate import in_range
 from tallymarks.rules.facts import CustomerState
@@ -173,30 +174,15 @@ async def _record(
 ) -> None:
     """Record the reversal with what was answered, the points events that its transactions are, and its share."""
     answered = orjson.loads(accepted.model_dump_json())
-    records: list[tuple[ReversalEvent | PointsEvent, bytes]] = [
-        (event, orjson.dumps({**orjson.loads(event_json(event)), "answered": answered}))
-    ]
+    recordings: list[Recording] = [(event, orjson.dumps({**orjson.loads(event_json(event)), "answered": answered}))]
     for one in taken_back:
         followed = points_event(event, one.amount, one.given.rule_id, one.given.fulfilment_index)
         # As deep as those that no rule looks at.
         body = followed_event_json(
             followed, event.event_id, rule_id=one.given.rule_id, depth=limits.POINTS_DEPTH_MAX + 1
         )
-        records.append((followed, body))
-    records.sort(key=lambda record: record[0].event_id)
-    claimed = await connection.fetch(
-        events_sql.INSERT_EVENTS,
-        tenant_id,
-        [record.event_id for record, _ in records],
-        [record.customer_id for record, _ in records],
-        [record.event_type for record, _ in records],
-        [record.name_space for record, _ in records],
-        [record.reference for record, _ in records],
-        [created_at_of(record) for record, _ in records],
-        [body.decode() for _, body in records],
-        now,
-    )
-    if event.event_id not in {row["event_id"] for row in claimed}:
+        recordings.append((followed, body))
+    if event.event_id not in await record(connection, tenant_id, recordings, now):
         raise EventIdTaken.of("eventId", str(event.event_id))
     await connection.execute(sql.INSERT_REVERSAL, tenant_id, event.reverses, event.event_id, accepted.amount, now)
 

@@ -21,7 +21,7 @@ from tallymarks.rules.assessment import Step, assess
 from tallymarks.rules.rule_set import RuleSet
 from tallymarks.situations import Situations
 from tallymarks.sql import events as sql
-from tallymarks_assessor.effects import Effects, insert_events, insert_explanations
+from tallymarks_assessor.effects import Effects, insert_explanations, record_events
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +60,8 @@ class Assessor:
         self._now = now
         self._new_id = new_id
         self._explains = explains
+        # One batch after the other: were two evaluated in turns, both would be late, and PostgreSQL idle till then.
+        self._evaluating = asyncio.Lock()
 
     async def assess(self, tenant_id: UUID, events: Sequence[AnyEvent]) -> Assessed:
         """Assess the events of one tenant, in the order given, in one SQL transaction.
@@ -93,7 +95,8 @@ class Assessor:
             if not fresh:
                 return Assessed(0, len(events), 0)
             situations = await situations_.load(connection, tenant_id, fresh, rule_set, now, locked.accounts)
-            effects = await self._evaluate(tenant_id, fresh, situations, rule_set, now)
+            async with self._evaluating:
+                effects = await self._evaluate(tenant_id, fresh, situations, rule_set, now)
             await claim(connection, tenant_id, fresh, effects.points_events, now)
             await self._write(connection, tenant_id, situations, effects, now)
             return Assessed(len(fresh), len(events) - len(fresh), len(effects.transactions))
@@ -153,7 +156,7 @@ async def claim(
         Overtaken: one of the events has taken effect elsewhere since this transaction asked, before it got its locks.
     """
     arriving = [event for event in events if not is_decided(event)]
-    await insert_events(connection, tenant_id, arriving, followed, now)
+    await record_events(connection, tenant_id, arriving, followed, now)
     decided = [event.event_id for event in events if is_decided(event)]
     if decided:
         await connection.execute(sql.MARK_ASSESSED, tenant_id, decided, now)

@@ -7,13 +7,13 @@ from uuid import UUID
 
 from tallymarks import ledger, memberships
 from tallymarks.database import Connection
-from tallymarks.events import AnyEvent, created_at_of
+from tallymarks.events import AnyEvent
 from tallymarks.ledger import Overtaken
 from tallymarks.messages import event_json, followed_event_json
+from tallymarks.records import Recording, record
 from tallymarks.rules.assessment import Step
 from tallymarks.rules.explanation import are_unasked, compact
 from tallymarks.sql import assessments as assessments_sql
-from tallymarks.sql import events as events_sql
 from tallymarks.triggers import Trigger, triggers_of
 
 
@@ -53,7 +53,7 @@ class Effects:
         return [row.transaction_id for row in transactions]
 
 
-async def insert_events(
+async def record_events(
     connection: Connection, tenant_id: UUID, events: Sequence[AnyEvent], followed: Sequence[Step], now: datetime
 ) -> None:
     """Record events, and the points events that followed: with what each followed from, by which rule, and how deep.
@@ -63,34 +63,17 @@ async def insert_events(
     Raises:
         Overtaken: one of the events is recorded already.
     """
-    bodies = {event.event_id: (event, event_json(event).decode()) for event in events}
-    for step in followed:
-        bodies.setdefault(step.event.event_id, (step.event, _followed_json(step)))
-    if not bodies:
-        return
-    in_order = sorted(bodies.values(), key=lambda row: row[0].event_id.int)
-    recorded = await connection.fetch(
-        events_sql.INSERT_EVENTS,
-        tenant_id,
-        [event.event_id for event, _ in in_order],
-        [event.customer_id for event, _ in in_order],
-        [event.event_type for event, _ in in_order],
-        [event.name_space for event, _ in in_order],
-        [event.reference for event, _ in in_order],
-        [created_at_of(event) for event, _ in in_order],
-        [body for _, body in in_order],
-        now,
-    )
-    if len(recorded) < len(in_order):
-        recorded_ids = {row["event_id"] for row in recorded}
-        if any(event.event_id not in recorded_ids for event in events):
-            raise Overtaken
+    recordings: list[Recording] = [(event, event_json(event)) for event in events]
+    recordings += [(step.event, _followed_json(step)) for step in followed]
+    recorded = await record(connection, tenant_id, recordings, now)
+    if len(recorded) < len(recordings) and not {event.event_id for event in events}.issubset(recorded):
+        raise Overtaken
 
 
-def _followed_json(step: Step) -> str:
+def _followed_json(step: Step) -> bytes:
     if step.source_event_id is None:
         raise ValueError(f"event {step.event.event_id} followed from none")
-    return followed_event_json(step.event, step.source_event_id, rule_id=step.rule_id, depth=step.depth).decode()
+    return followed_event_json(step.event, step.source_event_id, rule_id=step.rule_id, depth=step.depth)
 
 
 async def insert_explanations(

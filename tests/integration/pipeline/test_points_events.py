@@ -171,3 +171,18 @@ async def test_an_event_of_a_caller_that_takes_its_id_keeps_nobody_from_being_as
     assert await balances_of(owner, tenant.tenant_id) == {bought.customer_id: 5}
     (row,) = await owner.fetch("SELECT event_type FROM events WHERE event_id = $1", taking.event_id)
     assert row["event_type"] == ("action" if taken_first else "points")
+
+
+async def test_of_a_callers_event_and_a_points_event_with_its_id_in_one_batch_the_callers_stays(
+    api: ApiClient, assessor: Assessor, owner: asyncpg.Connection, tenant: Tenant
+) -> None:
+    rule_id = await make_rule(api, "order", give(5))
+    ids = seeded_ids(7)
+    orders = [order(ids(), ids(), "1") for _ in range(50)]
+    taking = [action(points_event_id(bought.event_id, rule_id, 0), bought.customer_id) for bought in orders]
+    assessed = await assessor.assess(tenant.tenant_id, [*orders, *taking])
+    assert (assessed.events, assessed.duplicates) == (100, 0)
+    rows = await owner.fetch(
+        "SELECT DISTINCT event_type FROM events WHERE event_id = ANY($1)", [event.event_id for event in taking]
+    )
+    assert [row["event_type"] for row in rows] == ["action"]
