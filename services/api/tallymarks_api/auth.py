@@ -67,17 +67,21 @@ class Authenticator:
             Unauthorized: a credential is missing, wrong or disabled.
             Unavailable: the database is away, and the key was never seen by this process.
         """
-        tenant, api_key = headers.get(TENANT_HEADER, ""), headers.get(KEY_HEADER, "")
+        tenant = headers.get(TENANT_HEADER, "")
+        api_key = headers.get(KEY_HEADER, "")
         secret = headers.get(SECRET_HEADER, "")
-        if (tenant, api_key) not in self._cache:
-            tenant = str(_tenant_id(tenant, api_key, secret))
-        known = await self._known(tenant, api_key)
+        cached = self._cache.get((tenant, api_key))
+        if cached is not None and self._clock() < cached.fresh_until:
+            known: _Known | None = cached.known
+        else:
+            known = await self._known(_tenant_id(tenant, api_key, secret), api_key)
         if known is None or not is_secret(secret, known.secret_sha256) or not known.is_enabled:
             raise Unauthorized
         return known.caller
 
-    async def _known(self, tenant: str, api_key: str) -> _Known | None:
-        cached = self._cache.get((tenant, api_key))
+    async def _known(self, tenant_id: UUID, api_key: str) -> _Known | None:
+        key = str(tenant_id), api_key
+        cached = self._cache.get(key)
         now = self._clock()
         if cached is not None and now < cached.fresh_until:
             return cached.known
@@ -89,7 +93,7 @@ class Authenticator:
                 asyncio.timeout(limits.LOOKUP_TIMEOUT_SECONDS),
                 self._strangers if cached is None else nullcontext(),
             ):
-                known = await self._read(UUID(tenant), api_key)
+                known = await self._read(tenant_id, api_key)
         except TIMED_LOOKUP_ERRORS as error:
             if cached is None or now > cached.read_at + limits.API_KEY_STALE_SECONDS:
                 raise Unavailable("The credentials cannot be checked now.") from error
@@ -97,9 +101,9 @@ class Authenticator:
             cached.fresh_until = self._clock() + limits.API_KEY_FRESH_SECONDS
             return cached.known
         if known is None:
-            self._cache.pop((tenant, api_key), None)
+            self._cache.pop(key, None)
         else:
-            self._cache[tenant, api_key] = _Cached(known, now, now + limits.API_KEY_FRESH_SECONDS)
+            self._cache[key] = _Cached(known, now, now + limits.API_KEY_FRESH_SECONDS)
         return known
 
     async def _read(self, tenant_id: UUID, api_key: str) -> _Known | None:
