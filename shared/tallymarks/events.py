@@ -57,6 +57,9 @@ RecordedType = Literal[
 class EventBase(Model):
     """The fields that every event has."""
 
+    __slots__ = ("_travelled_as",)
+    """The JSON that it was read from, if that was written by `messages.event_json`; a changed copy has none."""
+
     event_id: Id
     """Unique in the tenant: sending the same id again never counts twice."""
     customer_id: Id

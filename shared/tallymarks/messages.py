@@ -3,9 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
-
-import orjson
 
 from tallymarks import limits
 from tallymarks.broker import OutgoingMessage, Topology
@@ -18,9 +17,17 @@ REASON_HEADER = "tallymarks-reason"
 EVENT_HEADER = "tallymarks-event-id"
 TRACE_HEADER = "traceparent"
 
+_BETWEEN = b",\n"
+_TAIL = b"\n]}"
+
 
 def event_json(event: EventBase) -> bytes:
     """Give an event as it travels and as it is recorded; what is absent stays absent."""
+    travelled_as: bytes | None = getattr(event, "_travelled_as", None)
+    return _written(event) if travelled_as is None else travelled_as
+
+
+def _written(event: EventBase) -> bytes:
     return event.__pydantic_serializer__.to_json(event, exclude_none=True)
 
 
@@ -33,9 +40,13 @@ def followed_event_json(event: EventBase, source_event_id: UUID, *, rule_id: UUI
         rule_id: the rule that made the transaction; None where the source event itself did.
         depth: how many events lie before it; beyond `limits.POINTS_DEPTH_MAX` it is not assessed.
     """
-    rule = b"null" if rule_id is None else b'"%b"' % str(rule_id).encode()
-    origin = b',"sourceEventId":"%b","assessmentRuleId":%b,"depth":%d}' % (str(source_event_id).encode(), rule, depth)
-    return event_json(event)[:-1] + origin
+    origin = b',"sourceEventId":"%b","assessmentRuleId":%b,"depth":%d}'
+    return _written(event)[:-1] + origin % (str(source_event_id).encode(), _id_or_null(rule_id), depth)
+
+
+@lru_cache(maxsize=1_000)
+def _id_or_null(rule_id: UUID | None) -> bytes:
+    return b"null" if rule_id is None else b'"%b"' % str(rule_id).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,15 @@ def read_events(body: bytes) -> EventMessage:
     Raises:
         pydantic.ValidationError: it is not one of ours, or of a schema version that this program does not know.
     """
-    return EventMessage.model_validate_json(body)
+    message = EventMessage.model_validate_json(body)
+    head = _head(message.tenant_id)
+    if body.startswith(head) and body.endswith(_TAIL):
+        texts = body[len(head) : -len(_TAIL)].split(_BETWEEN)
+        # A cut within an event would leave pieces that are no JSON, which the database refuses.
+        if len(texts) == len(message.events):
+            for event, text in zip(message.events, texts, strict=True):
+                object.__setattr__(event, "_travelled_as", text)
+    return message
 
 
 def is_decided(event: EventBase) -> bool:
@@ -141,11 +160,12 @@ def _storable(reason: str) -> str:
 
 
 def _body(tenant_id: UUID, events: Sequence[bytes]) -> bytes:
-    return b'{"schemaVersion":%d,"tenantId":%b,"events":[%b]}' % (
-        SCHEMA_VERSION,
-        orjson.dumps(str(tenant_id)),  # the driver has a class of its own, which orjson does not know
-        b",".join(events),
-    )
+    """Write a message: JSON, of which each event is a line, so that who has read it can tell their texts apart."""
+    return _head(tenant_id) + _BETWEEN.join(events) + _TAIL
+
+
+def _head(tenant_id: UUID) -> bytes:
+    return b'{"schemaVersion":%d,"tenantId":"%b","events":[\n' % (SCHEMA_VERSION, str(tenant_id).encode())
 
 
 def _bounded(placed: Sequence[tuple[int, bytes]]) -> Iterator[list[tuple[int, bytes]]]:

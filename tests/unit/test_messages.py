@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -155,6 +155,42 @@ class TestEventMessages:
             [id_of(2)],
             [id_of(3)],
         ]
+
+
+class TestWhatIsRecorded:
+    """What is recorded of an event is what travelled, where that is known event by event."""
+
+    def test_an_event_is_recorded_as_it_travelled(self) -> None:
+        (message,) = packed([action(), action(event_id=id_of(2), reference="a\n,\n{}")])
+        body = message.body.replace(b'"attributes":[]', b'"attributes": []')
+        first, second = read_events(body).events
+        assert event_json(first) == event_json(action()).replace(b":[]", b": []")
+        assert orjson.loads(event_json(second))["reference"] == "a\n,\n{}"
+        assert b'"attributes": []' in event_json(second)
+
+    def test_a_changed_copy_is_not(self) -> None:
+        (message,) = packed([action()])
+        (event,) = read_events(message.body).events
+        changed = event.model_copy(update={"reference": "changed"})
+        assert event_json(changed) == event_json(action(reference="changed"))
+
+    @pytest.mark.parametrize(
+        "layout",
+        [
+            lambda body: orjson.dumps(orjson.loads(body)),
+            lambda body: orjson.dumps(orjson.loads(body), option=orjson.OPT_INDENT_2),
+            lambda body: body.replace(b",\n", b", "),
+            lambda body: body.replace(b'"action":{', b'"action":\n{').replace(b',"attributes"', b',\n"attributes"'),
+            lambda body: b" " + body,
+            lambda body: body + b" ",
+        ],
+        ids=["compact", "indented", "on one line", "with more lines", "with more before", "with more after"],
+    )
+    def test_nor_one_of_a_message_that_is_laid_out_otherwise(self, layout: Callable[[bytes], bytes]) -> None:
+        sent = [action(), action(event_id=id_of(2))]
+        (message,) = packed(sent)
+        events_read = read_events(layout(message.body)).events
+        assert [event_json(event) for event in events_read] == [event_json(event) for event in sent]
 
 
 def large_order(items: int) -> dict[str, object]:
