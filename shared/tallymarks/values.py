@@ -29,6 +29,7 @@ _AMOUNT_TEXT = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,4})?", re.ASCII)
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-5][0-9])", re.ASCII
 )
+_NO_INSTANT = "must be an RFC 3339 date-time with an offset, such as 2026-02-28T09:30:00.000Z"
 
 
 _set = object.__setattr__
@@ -124,11 +125,21 @@ def parse_instant(value: object) -> object:
         ValueError: no offset, another notation, a date that does not exist, or outside 1900 to 2200.
     """
     if isinstance(value, str):
-        if not _RFC_3339.fullmatch(value):
-            raise ValueError("must be an RFC 3339 date-time with an offset, such as 2026-02-28T09:30:00.000Z")
-        value = datetime.fromisoformat(value.upper())
+        return _read_instant(value)
     if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError("must be an RFC 3339 date-time with an offset, such as 2026-02-28T09:30:00.000Z")
+        raise ValueError(_NO_INSTANT)
+    return _in_range(value)
+
+
+@lru_cache(maxsize=1_000)
+def _read_instant(text: str) -> datetime:
+    """Read an instant; events that were accepted together have the same."""
+    if not _RFC_3339.fullmatch(text):
+        raise ValueError(_NO_INSTANT)
+    return _in_range(datetime.fromisoformat(text.upper()))
+
+
+def _in_range(value: datetime) -> datetime:
     # Compared before the conversion: one at the end of the calendar cannot be converted.
     if not limits.INSTANT_MIN <= value <= limits.INSTANT_MAX:
         raise ValueError("must be between the years 1900 and 2200")

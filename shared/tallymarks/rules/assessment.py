@@ -1,8 +1,8 @@
 """Assessing one event to its end: its own rules, then the points events that its points transactions are."""
 
-from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
@@ -84,9 +84,8 @@ def assess(
     steps: list[Step] = []
     effects = 0
     moved_before = event.points.quantity if first_depth and isinstance(event, PointsEvent) else 0
-    waiting = deque([_Waiting(event, None, None, first_depth, customer.balance - moved_before)])
-    while waiting:
-        next_one = waiting.popleft()
+    waiting = [_Waiting(event, None, None, first_depth, customer.balance - moved_before)]
+    for next_one in waiting:
         looked_at, depth = next_one.event, next_one.depth
         outcome: Outcome | None = None
         balance = customer.balance
@@ -142,4 +141,9 @@ def points_event(source: EventBase, quantity: int, rule_id: UUID | None, fulfilm
 
 def points_event_id(source_event_id: UUID, rule_id: UUID | None, fulfilment_index: int) -> UUID:
     """Give the id of the points event of a transaction: of a rule's fulfilment, or of what the event itself does."""
-    return uuid5(source_event_id, "points" if rule_id is None else f"points:{rule_id}:{fulfilment_index}")
+    return uuid5(source_event_id, _points_of(rule_id, fulfilment_index))
+
+
+@lru_cache(maxsize=1_000)
+def _points_of(rule_id: UUID | None, fulfilment_index: int) -> str:
+    return "points" if rule_id is None else f"points:{rule_id}:{fulfilment_index}"
