@@ -128,12 +128,12 @@ BATCH_BESIDE_BYTES_MIN = 64 * 1024
 """So much must have arrived for that; with less it is better to let more arrive: about a hundred orders."""
 BATCH_ALONE_SECONDS_MAX = 0.1
 """However little it is, it does not wait longer for a batch that takes long."""
-SHARES_OF_TENANT = 2
+SHARES_OF_TENANT = 3
 """Transactions that one tenant's events of a batch are cut into, by customer."""
 SHARE_EVENTS_MIN = 100
 """So few events are not cut: a transaction has a price of its own."""
-TRANSACTIONS_AT_ONCE = 2
-"""Transactions that an assessor has open: the program works on one while PostgreSQL works on the other."""
+TRANSACTIONS_AT_ONCE = 3
+"""Transactions that an assessor has open: the program works on one while PostgreSQL works on the others."""
 EVALUATED_AT_ONCE_MAX = 20
 """Events evaluated before the event loop gets its turn: connections must not go without a heartbeat."""
 SWEEP_MEMBERSHIPS_MAX = 1_000
