@@ -33,6 +33,7 @@ UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.UndefinedTableError,
     asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedObjectError,
 )
 """The database is away, or not itself (a standby, or not migrated yet): nothing is wrong with what was asked of it."""
 

@@ -53,7 +53,10 @@ class Overtaken(Exception):  # noqa: N818 - named as the state it tells of
 
 
 class Transaction(NamedTuple):
-    """One row of the ledger: the effect of one fulfilment of one rule on one event, or of the event itself."""
+    """One row of the ledger: the effect of one fulfilment of one rule on one event, or of the event itself.
+
+    In the order of the database's type `new_transaction`.
+    """
 
     transaction_id: UUID
     customer_id: UUID
@@ -206,47 +209,31 @@ async def write_assessed(
     if transactions:
         await _insert(connection, tenant_id, transactions, now)
     moved = {transaction.customer_id for transaction in transactions}
-    totals = [customer.totals for customer in customers]
-    await connection.execute(
-        sql.UPDATE_ACCOUNTS,
-        tenant_id,
-        [customer.customer_id for customer in customers],
-        [customer.balance for customer in customers],
-        [customer.customer_id in moved for customer in customers],
-        [one.count(EventType.ACTION) for one in totals],
-        [one.value(EventType.ACTION) for one in totals],
-        [one.count(EventType.ORDER) for one in totals],
-        [one.value(EventType.ORDER) for one in totals],
-        [one.count(EventType.TRANSACTION) for one in totals],
-        [one.value(EventType.TRANSACTION) for one in totals],
-        [one.count(EventType.POINTS) for one in totals],
-        [one.value(EventType.POINTS) for one in totals],
-        [one.points_earned for one in totals],
-        [one.count(EventType.REDEMPTION) for one in totals],
-        [one.count(EventType.ANNIVERSARY) for one in totals],
-        now,
-    )
+    rows = [
+        (
+            customer.customer_id,
+            customer.balance,
+            customer.customer_id in moved,
+            totals.count(EventType.ACTION),
+            totals.value(EventType.ACTION),
+            totals.count(EventType.ORDER),
+            totals.value(EventType.ORDER),
+            totals.count(EventType.TRANSACTION),
+            totals.value(EventType.TRANSACTION),
+            totals.count(EventType.POINTS),
+            totals.value(EventType.POINTS),
+            totals.points_earned,
+            totals.count(EventType.REDEMPTION),
+            totals.count(EventType.ANNIVERSARY),
+        )
+        for customer in customers
+        for totals in (customer.totals,)
+    ]
+    await connection.execute(sql.UPDATE_ACCOUNTS, tenant_id, rows, now)
 
 
 async def _insert(connection: Connection, tenant_id: UUID, transactions: Sequence[Transaction], now: datetime) -> None:
-    await connection.execute(
-        sql.INSERT_TRANSACTIONS,
-        tenant_id,
-        [row.transaction_id for row in transactions],
-        [row.customer_id for row in transactions],
-        [row.event_id for row in transactions],
-        [row.event_type for row in transactions],
-        [row.assessment_rule_id for row in transactions],
-        [row.created_at for row in transactions],
-        [row.check_sum for row in transactions],
-        [row.name_space for row in transactions],
-        [row.description for row in transactions],
-        [row.amount for row in transactions],
-        [row.external_reference for row in transactions],
-        now,
-        [row.assessment_rule_version for row in transactions],
-        [row.fulfilment_index for row in transactions],
-    )
+    await connection.execute(sql.INSERT_TRANSACTIONS, tenant_id, transactions, now)
 
 
 def check_sum_of(

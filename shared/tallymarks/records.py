@@ -19,17 +19,17 @@ async def record(
     in_order = sorted(recordings, key=lambda recording: recording[0].event_id.int)
     if not in_order:
         return []
-    events = [event for event, _ in in_order]
-    rows = await connection.fetch(
-        sql.INSERT_EVENTS,
-        tenant_id,
-        [event.event_id for event in events],
-        [event.customer_id for event in events],
-        [event.event_type for event in events],
-        [event.name_space for event in events],
-        [event.reference for event in events],
-        [created_at_of(event) for event in events],
-        [body.decode() for _, body in in_order],
-        now,
-    )
-    return [row["event_id"] for row in rows]
+    rows = [
+        (
+            event.event_id,
+            event.customer_id,
+            event.event_type,
+            event.name_space,
+            event.reference,
+            created_at_of(event),
+            body.decode(),
+        )
+        for event, body in in_order
+    ]
+    recorded = await connection.fetch(sql.INSERT_EVENTS, tenant_id, rows, now)
+    return [row["event_id"] for row in recorded]

@@ -237,18 +237,16 @@ class Batches:
                 EVENTS_DUPLICATE.inc()
                 return
             if not isinstance(error, UnknownTenant):
-                await connection.execute(
-                    sql.INSERT_EVENTS,
-                    tenant_id,
-                    [uuid5(event.event_id, reason_code)],
-                    [event.customer_id],
-                    [EventType.ERROR],
-                    [f"Error.{reason_code}"],
-                    [str(event.event_id)],
-                    [now],
-                    [orjson.dumps({"reason": reason, "event": orjson.loads(event_json(event))}).decode()],
+                row = (
+                    uuid5(event.event_id, reason_code),
+                    event.customer_id,
+                    EventType.ERROR,
+                    f"Error.{reason_code}",
+                    str(event.event_id),
                     now,
+                    orjson.dumps({"reason": reason, "event": orjson.loads(event_json(event))}).decode(),
                 )
+                await connection.execute(sql.INSERT_EVENTS, tenant_id, [row], now)
             await outbox.put(connection, tenant_id, [letter], now)
         log.error("an event is put aside", event_id=str(event.event_id), reason_code=reason_code, exc_info=error)
         self._committed.set()

@@ -1,15 +1,15 @@
 """Recorded events."""
 
 INSERT_EVENTS = """
--- Claim events: the rows that come back are new, all others have taken effect before. Sorted by event_id; of two with
--- one id the first is taken.
+-- Claim events: the rows that come back are new, all others have taken effect before. $2 sorted by event_id; of two
+-- with one id the first is taken.
 INSERT INTO events (
     tenant_id, event_id, customer_id, event_type, name_space, reference, created_at, recorded_at, assessed_at, body
 )
 SELECT
-    $1, e.event_id, e.customer_id, e.event_type, e.name_space, e.reference, e.created_at, $9::timestamptz,
-    $9::timestamptz, e.body::jsonb
-FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::text[])
+    $1, e.event_id, e.customer_id, e.event_type, e.name_space, e.reference, e.created_at, $3::timestamptz,
+    $3::timestamptz, e.body
+FROM unnest($2::new_event[])
     WITH ORDINALITY AS e (event_id, customer_id, event_type, name_space, reference, created_at, body, place)
 ORDER BY e.place
 ON CONFLICT (tenant_id, event_id) DO NOTHING

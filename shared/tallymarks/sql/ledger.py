@@ -57,16 +57,10 @@ INSERT INTO transactions (
     check_sum, name_space, description, amount, external_reference, assessment_rule_version, fulfilment_index
 )
 SELECT
-    $1, t.transaction_id, t.customer_id, t.event_id, t.event_type, t.assessment_rule_id, t.created_at, $13::timestamptz,
+    $1, t.transaction_id, t.customer_id, t.event_id, t.event_type, t.assessment_rule_id, t.created_at, $3::timestamptz,
     t.check_sum, t.name_space, t.description, t.amount, t.external_reference, t.assessment_rule_version,
     t.fulfilment_index
-FROM unnest(
-    $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::uuid[], $7::timestamptz[], $8::bytea[], $9::text[], $10::text[],
-    $11::bigint[], $12::text[], $14::bigint[], $15::bigint[]
-) AS t (
-    transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, check_sum, name_space,
-    description, amount, external_reference, assessment_rule_version, fulfilment_index
-)
+FROM unnest($2::new_transaction[]) AS t
 """
 
 UPDATE_BALANCES = """
@@ -77,23 +71,17 @@ WHERE a.tenant_id = $1 AND a.customer_id = new.customer_id
 """
 
 UPDATE_ACCOUNTS = """
--- Write the balances and totals of locked accounts; $4 tells whether points were moved.
+-- Write the balances and totals of locked accounts; `is_moved` tells whether points were.
 UPDATE accounts a
 SET
     balance = new.balance,
-    balance_changed_at = CASE WHEN new.is_moved THEN $16 ELSE a.balance_changed_at END,
+    balance_changed_at = CASE WHEN new.is_moved THEN $3 ELSE a.balance_changed_at END,
     action_count = new.action_count, action_value = new.action_value,
     order_count = new.order_count, order_value = new.order_value,
     transaction_count = new.transaction_count, transaction_value = new.transaction_value,
     points_count = new.points_count, points_value = new.points_value, points_earned = new.points_earned,
     redemption_count = new.redemption_count, anniversary_count = new.anniversary_count
-FROM unnest(
-    $2::uuid[], $3::bigint[], $4::boolean[], $5::bigint[], $6::numeric[], $7::bigint[], $8::numeric[], $9::bigint[],
-    $10::numeric[], $11::bigint[], $12::numeric[], $13::numeric[], $14::bigint[], $15::bigint[]
-) AS new (
-    customer_id, balance, is_moved, action_count, action_value, order_count, order_value, transaction_count,
-    transaction_value, points_count, points_value, points_earned, redemption_count, anniversary_count
-)
+FROM unnest($2::assessed_account[]) AS new
 WHERE a.tenant_id = $1 AND a.customer_id = new.customer_id
 """
 

@@ -238,9 +238,8 @@ async def test_each_event_type_can_be_asked_for(history: History, database: Data
         assert await search.events_found(history.api, eventType=kind) == of_kind
     made = [new_id() for _ in kinds]
     async with database.transaction(history.tenant.tenant_id) as connection:
-        times, nothing = [START] * len(made), [None] * len(made)
-        columns = (made, [BEN] * len(made), kinds, nothing, nothing, times, ["{}"] * len(made))
-        await connection.fetch(events_sql.INSERT_EVENTS, history.tenant.tenant_id, *columns, START)
+        rows = [(event_id, BEN, kind, None, None, START, "{}") for event_id, kind in zip(made, kinds, strict=True)]
+        await connection.fetch(events_sql.INSERT_EVENTS, history.tenant.tenant_id, rows, START)
     for kind, event_id in zip(kinds, made, strict=True):
         found = await BOTH[0].events_found(history.api, eventType=kind, customerId=BEN)
         assert found == [str(event_id)]

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from structlog.testing import capture_logs
 
 from tallymarks import limits
-from tallymarks.broker import Broker, Topology
+from tallymarks.broker import Broker
 from tallymarks.database import TRANSIENT_ERRORS, Database
 from tallymarks.events import AnyEvent
 from tallymarks.messages import read_events
@@ -356,17 +356,18 @@ async def test_a_lock_that_is_held_for_longer_than_a_statement_may_take_is_waite
     await assert_each_counted_once(owner, database, broker, tenant, [*events, *more])
 
 
-async def test_a_database_without_our_tables_is_waited_for(
-    database: Database, broker: Broker, owner: asyncpg.Connection, tenant: Tenant, topology: Topology, clock: Clock
+@pytest.mark.parametrize(("kind", "name"), [("TABLE", "tenants"), ("TYPE", "new_event"), ("TYPE", "new_transaction")])
+async def test_a_database_without_our_tables_or_types_is_waited_for(
+    database: Database, broker: Broker, owner: asyncpg.Connection, tenant: Tenant, clock: Clock, kind: str, name: str
 ) -> None:
     """As when the assessor is there before the migration is."""
     events = some_points(13, 10)
-    await owner.execute("ALTER TABLE tenants RENAME TO not_there_yet")
+    await owner.execute(f"ALTER {kind} {name} RENAME TO not_there_yet")
     with capture_logs() as logs:
         async with working(database, broker, RecordingAssessor(database, broker, clock), clock):
             await publish(broker, tenant.tenant_id, events)
             await until_waiting(logs)
-            await owner.execute("ALTER TABLE not_there_yet RENAME TO tenants")
+            await owner.execute(f"ALTER {kind} not_there_yet RENAME TO {name}")
             await until_all_count(owner, tenant, events)
     await assert_each_counted_once(owner, database, broker, tenant, events)
 

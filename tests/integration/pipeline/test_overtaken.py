@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 import asyncpg
-import orjson
 import pytest
 
 from tallymarks import ledger, limits
@@ -31,12 +30,9 @@ async def another(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def record(connection: asyncpg.Connection, tenant_id: UUID, event: AnyEvent) -> None:
     """Record an event, as whoever assesses it does."""
-    columns = (event.event_id, event.customer_id, event.event_type, event.name_space, event.reference)
-    body = orjson.dumps(orjson.loads(event_json(event))).decode()
-    await connection.execute(
-        sql.INSERT_EVENTS, tenant_id, *([column] for column in columns), [created_at_of(event)], [body],
-        created_at_of(event),
-    )  # fmt: skip
+    at = created_at_of(event)
+    columns = (event.event_id, event.customer_id, event.event_type, event.name_space, event.reference, at)
+    await connection.execute(sql.INSERT_EVENTS, tenant_id, [(*columns, event_json(event).decode())], at)
 
 
 async def until_waited_for(owner: asyncpg.Connection) -> None:
