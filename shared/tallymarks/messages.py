@@ -3,12 +3,14 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from uuid import UUID
 
 from tallymarks import limits
 from tallymarks.broker import OutgoingMessage, Topology
 from tallymarks.events import SCHEMA_VERSION, EventBase, EventMessage, RedemptionEvent
+from tallymarks.values import format_instant
 
 TENANT_HEADER = "tallymarks-tenant-id"
 SCHEMA_VERSION_HEADER = "tallymarks-schema-version"
@@ -75,11 +77,26 @@ def packed_events(
     events: Iterable[EventBase],
     new_id: Callable[[], UUID],
     trace_parent: str | None = None,
+    *,
+    accepted_at: datetime | None = None,
 ) -> Iterator[Packed]:
-    """Pack accepted events likewise, and tell which are in which message."""
+    """Pack events likewise, and tell which are in which message.
+
+    Args:
+        topology: where they go.
+        tenant_id: whose they are.
+        events: events.
+        new_id: makes the ids of messages.
+        trace_parent: the W3C trace context.
+        accepted_at: the createdAt of those that have none.
+    """
     by_partition: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
+    stamp = b"" if accepted_at is None else b',"createdAt":"%b"}' % format_instant(accepted_at).encode()
     for place, event in enumerate(events):
-        by_partition[topology.partition(tenant_id, event.customer_id)].append((place, event_json(event)))
+        body = _written(event)
+        if event.created_at is None and stamp:
+            body = body[:-1] + stamp
+        by_partition[topology.partition(tenant_id, event.customer_id)].append((place, body))
     headers = _headers(tenant_id) if trace_parent is None else {**_headers(tenant_id), TRACE_HEADER: trace_parent}
     for partition, placed in by_partition.items():
         for part in _bounded(placed):

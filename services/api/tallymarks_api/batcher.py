@@ -3,8 +3,7 @@
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 GATHERING_TURNS = 3
@@ -14,8 +13,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting(Generic[Item, Result]):
+class _Waiting(NamedTuple, Generic[Item, Result]):
     item: Item
     size: int
     result: "asyncio.Future[Result | Exception]"

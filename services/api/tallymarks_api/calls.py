@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -54,8 +54,7 @@ class Parts:
     """The rules of the tenants that asked about a basket last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[P, Q, B]):
+class Call(NamedTuple, Generic[P, Q, B]):
     """One authenticated request, all of it validated."""
 
     parts: Parts
@@ -72,8 +71,7 @@ class Call(Generic[P, Q, B]):
         return self.caller.tenant_id
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a handler answers."""
 
     body: Model

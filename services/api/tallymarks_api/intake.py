@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from tallymarks import limits
@@ -14,8 +14,7 @@ from tallymarks_api.batcher import Batcher, done_by_tenant
 from tallymarks_api.duplicates import Duplicates
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
+class Posted(NamedTuple):
     """The events of one request."""
 
     tenant_id: UUID
@@ -67,21 +66,22 @@ class Intake:
         """Sent twice at once, an event travels once."""
         for posted in lot:
             for event in posted.events:
-                if event.event_id not in known and event.event_id not in travelling:
-                    travelling[event.event_id] = (
-                        event if event.created_at else event.model_copy(update={"created_at": now})
-                    )
+                if event.event_id not in known:
+                    travelling.setdefault(event.event_id, event)
         async with asyncio.TaskGroup() as beside:
             looking = beside.create_task(self._duplicates.recorded(tenant_id, list(travelling.keys() - dated)))
-            failures = await self._publish(tenant_id, travelling, lot[0].trace_parent)
+            failures = await self._publish(tenant_id, travelling, lot[0].trace_parent, now)
         known.update(event_id for event_id, created_at in looking.result().items() if created_at != now)
         return [_result_of(posted, known, failures) for posted in lot]
 
     async def _publish(
-        self, tenant_id: UUID, events: Mapping[UUID, EventBase], trace_parent: str | None
+        self, tenant_id: UUID, events: Mapping[UUID, EventBase], trace_parent: str | None, accepted_at: datetime
     ) -> dict[UUID, Exception]:
         """Publish; give the events that failed."""
-        packed = list(packed_events(self._broker.topology, tenant_id, events.values(), self._new_id, trace_parent))
+        topology = self._broker.topology
+        packed = list(
+            packed_events(topology, tenant_id, events.values(), self._new_id, trace_parent, accepted_at=accepted_at)
+        )
         if len(packed) == 1:
             outcomes: list[BaseException | None] = [None]
             try:
