@@ -28,7 +28,8 @@ class Connection(RequestHandler):
 
     Besides the callbacks of a protocol it looks at a few attributes of aiohttp's own: `_request_count` and `_messages`
     (the requests whose heads are whole), `_waiter` (set while the connection waits for the next one), `_close` and
-    `_force_close` (set when it takes no more), and `_manager` (the server).
+    `_force_close` (set when it takes no more), `_reading_paused` (set while a body is read less fast than it comes),
+    and `_manager` (the server).
     """
 
     __slots__ = ("_answer_timer", "_body", "_head_bytes", "_head_timer", "_wire")
@@ -81,6 +82,11 @@ class Connection(RequestHandler):
                 self._cut_off(HeadTooLarge(f"They may have {limits.HEAD_BYTES_MAX} bytes together."))
             elif self._head_timer is None:
                 self._await_head()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on where reading was paused: aiohttp asks for it with each body, and has the parser look at nothing."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
 
     def pause_writing(self) -> None:
         """The client does not take what it is sent as fast as it comes."""

@@ -62,6 +62,7 @@ def handler_of(
     """Make the aiohttp handler of an entry of the route table."""
     seconds = REQUEST_SECONDS.labels(endpoint.method, endpoint.path)
     answered = cache(partial(REQUESTS.labels, endpoint.method, endpoint.path))
+    is_for_admins = endpoint.role is Role.ADMIN
     is_large = endpoint.body_bytes_max > limits.BODY_BYTES_MAX
     large_bodies = asyncio.Semaphore(limits.LARGE_BODIES_AT_ONCE)
     # Values are frozen, so what nothing is said of is read once.
@@ -71,7 +72,7 @@ def handler_of(
     async def answer_to(request: web.Request, hold: Callable[[int], None]) -> Answer:
         caller = await authenticator.authenticate(request.headers)
         _require_allowance(request, caller, admission)
-        if endpoint.role is Role.ADMIN and caller.role is not Role.ADMIN:
+        if is_for_admins and caller.role is not Role.ADMIN:
             raise Forbidden
         path = validated(endpoint.path_parameters, dict(request.match_info)) if request.match_info else path_of_none()
         query = (
@@ -229,7 +230,6 @@ async def _read(endpoint: AnyEndpoint, request: web.Request, hold: Callable[[int
         raise UnsupportedMediaType.of("content-type", content_type)
     if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
         raise UnsupportedMediaType.of("content-encoding", encoding)
-    _require_fits(request.content_length or 0, endpoint)
     pieces: list[bytes] = []
     size = 0
     try:
@@ -239,6 +239,7 @@ async def _read(endpoint: AnyEndpoint, request: web.Request, hold: Callable[[int
             _require_fits(len(body), endpoint)
             hold(len(body))
             return body
+        _require_fits(request.content_length or 0, endpoint)
         async with asyncio.timeout(limits.BODY_TIMEOUT_SECONDS):
             async for piece in request.content.iter_any():
                 size += len(piece)
