@@ -107,6 +107,11 @@ INTAKE_LOTS_AT_ONCE = 2
 
 One is packed while the other waits for its confirm. More of them would be smaller, and each has a price of its own.
 """
+INTAKE_PACE_SECONDS = 0.008
+"""From one lot of those to the next, where fewer wait for it than were in the one before.
+
+What a message costs everybody who handles it is then shared by more events, which waits for processors cost more than.
+"""
 LOT_BESIDE_MIN = 16
 """Requests of one kind that must wait for a lot to begin while another is under way.
 

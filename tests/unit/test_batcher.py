@@ -1,7 +1,7 @@
-"""What arrives together is done together, and nothing waits for company."""
+"""What arrives together is done together, and waits for company only as long as it may."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import pytest
@@ -129,6 +129,106 @@ async def test_one_who_gives_up_takes_nobody_along() -> None:
     with pytest.raises(asyncio.CancelledError):
         await leaves
     assert work.lots == [["a"], ["c"]]
+
+
+# --- the pace ---------------------------------------------------------------------------------------------------------
+
+
+class Timers:
+    """The event loop's timers, which ring when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._set: list[Callable[[], None]] = []
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_later", self._call_later)
+
+    def _call_later(self, _: float, ring: Callable[[], None]) -> "Timers.Timer":
+        self._set.append(ring)
+        return self.Timer(lambda: self._set.remove(ring))
+
+    class Timer:
+        def __init__(self, cancel: Callable[[], None]) -> None:
+            self.cancel = cancel
+
+    def ring(self) -> None:
+        """Ring the only one that is set."""
+        (ring,) = self._set
+        ring()
+        self._set.remove(ring)
+
+
+def paced(work: Work, *, beside_min: int = 10) -> Batcher[str, str]:
+    """A batcher whose work ends at once."""
+    work.may_end.set()
+    return Batcher(work.do, at_once=2, beside_min=beside_min, size_max=20, pace_seconds=1)
+
+
+async def test_those_who_were_answered_together_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    Timers(monkeypatch)
+    work = Work()
+    batcher = paced(work)
+    await added(batcher, "a", "b", "c")
+    await added(batcher, "d")
+    await added(batcher, "e")
+    assert work.lots == [["a", "b", "c"]]
+    await added(batcher, "f")
+    assert work.lots == [["a", "b", "c"], ["d", "e", "f"]]
+
+
+async def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    Timers(monkeypatch)
+    work = Work()
+    batcher = paced(work)
+    for item in "abc":
+        await added(batcher, item)
+    assert work.lots == [["a"], ["b"], ["c"]]
+
+
+async def test_fewer_than_before_wait_no_longer_than_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Timers(monkeypatch)
+    work = Work()
+    batcher = paced(work)
+    await added(batcher, "a", "b", "c")
+    await added(batcher, "d", "e")
+    assert work.lots == [["a", "b", "c"]]
+    timers.ring()
+    await added(batcher)
+    assert work.lots == [["a", "b", "c"], ["d", "e"]]
+    await added(batcher, "f")
+    assert work.lots == [["a", "b", "c"], ["d", "e"]]
+
+
+async def test_once_the_pace_is_over_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers = Timers(monkeypatch)
+    work = Work()
+    batcher = paced(work)
+    await added(batcher, "a", "b", "c")
+    timers.ring()
+    await added(batcher, "d")
+    assert work.lots == [["a", "b", "c"], ["d"]]
+
+
+async def test_the_pace_counts_from_the_last_lot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So one timer is set, however many lots have begun without it."""
+    timers = Timers(monkeypatch)
+    work = Work()
+    batcher = paced(work)
+    await added(batcher, "a", "b")
+    await added(batcher, "c", "d")
+    await added(batcher, "e")
+    timers.ring()
+    await added(batcher)
+    assert work.lots == [["a", "b"], ["c", "d"], ["e"]]
+
+
+async def test_a_lot_that_is_large_enough_for_a_place_beside_others_waits_for_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Timers(monkeypatch)
+    work = Work()
+    batcher = paced(work, beside_min=2)
+    await added(batcher, "a", "b", "c")
+    await added(batcher, "d", "e")
+    assert work.lots == [["a", "b", "c"], ["d", "e"]]
 
 
 # --- lots of several tenants ------------------------------------------------------------------------------------------

@@ -23,8 +23,10 @@ class Batcher(Generic[Item, Result]):
     """Hands waiting items to `do` in lots.
 
     An item that comes while nothing is under way is done at once, with those that come at the same time. Those that
-    come later make up the next lot, which begins when nothing is under way any more, or when it has become large
-    enough to be worth a place beside those that are: each lot has a price of its own, however small it is.
+    come later make up the next lot, for each lot has a price of its own, however small it is. It begins when it has
+    become large enough to be worth a place beside those that are under way; else when nothing is under way any more,
+    and as many wait as were in the last one (who was answered together asks again together, and who is alone waits for
+    nobody), or the pace allows it.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Batcher(Generic[Item, Result]):
         at_once: int,
         beside_min: int,
         size_max: int,
+        pace_seconds: float = 0,
     ) -> None:
         """Take the work; made where an event loop runs.
 
@@ -42,14 +45,20 @@ class Batcher(Generic[Item, Result]):
             at_once: lots under way at the same time, at most.
             beside_min: items that must wait for a lot to begin while another is under way.
             size_max: the sizes of the items of one lot together; a larger item makes a lot of its own.
+            pace_seconds: from the beginning of a lot to that of the next, where fewer wait than were in the first.
         """
         self._do = do
         self._at_once = at_once
         self._beside_min = beside_min
         self._size_max = size_max
+        self._pace_seconds = pace_seconds
         self._waiting: deque[_Waiting[Item, Result]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._is_gathering = False
+        self._last_number = 0
+        """Of the items of the last lot."""
+        self._pacing: asyncio.TimerHandle | None = None
+        """Set while fewer than those are not enough."""
         self._loop = asyncio.get_running_loop()
 
     async def add(self, item: Item, size: int = 1) -> Result:
@@ -63,12 +72,21 @@ class Batcher(Generic[Item, Result]):
         return result
 
     def _start(self) -> None:
-        needed = self._beside_min if self._under_way else 1
-        if len(self._waiting) >= needed and not self._is_gathering and len(self._under_way) < self._at_once:
+        if len(self._waiting) >= self._needed() and not self._is_gathering and len(self._under_way) < self._at_once:
             self._is_gathering = True
             task = asyncio.create_task(self._run())
             self._under_way.add(task)
             task.add_done_callback(self._done)
+
+    def _needed(self) -> int:
+        """Give how many must wait for the next lot to begin."""
+        if self._under_way:
+            return self._beside_min
+        return 1 if self._pacing is None else min(self._last_number, self._beside_min)
+
+    def _paced(self) -> None:
+        self._pacing = None
+        self._start()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
@@ -88,6 +106,10 @@ class Batcher(Generic[Item, Result]):
         for _ in range(GATHERING_TURNS):
             await asyncio.sleep(0)
         lot = self._next_lot()
+        self._last_number = len(lot)
+        if self._pacing is not None:
+            self._pacing.cancel()
+        self._pacing = self._loop.call_later(self._pace_seconds, self._paced) if self._pace_seconds else None
         self._is_gathering = False
         self._start()
         # A caller who gave up need not be served; the others of the lot are.

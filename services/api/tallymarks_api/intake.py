@@ -38,6 +38,7 @@ class Intake:
             at_once=limits.INTAKE_LOTS_AT_ONCE,
             beside_min=limits.LOT_BESIDE_MIN,
             size_max=limits.BATCH_EVENTS_MAX,
+            pace_seconds=limits.INTAKE_PACE_SECONDS,
         )
 
     async def accept(self, posted: Posted) -> list[bool]:
