@@ -58,7 +58,7 @@ class EventBase(Model):
     """The fields that every event has."""
 
     __slots__ = ("_travelled_as",)
-    """The JSON that it was read from, if that was written by `messages.event_json`; a changed copy has none."""
+    """The JSON that it was read from, where its message was laid out as ours are; a copy has none."""
 
     event_id: Id
     """Unique in the tenant: sending the same id again never counts twice."""

@@ -186,7 +186,7 @@ async def write(
     now: datetime,
 ) -> None:
     """Add transactions, and write the balances that they lead to; the accounts must be locked by this transaction."""
-    await _insert(connection, tenant_id, transactions, now)
+    await connection.execute(sql.INSERT_TRANSACTIONS, tenant_id, transactions, now)
     await connection.execute(sql.UPDATE_BALANCES, tenant_id, list(balances), list(balances.values()), now)
 
 
@@ -207,7 +207,7 @@ async def write_assessed(
         now: when this is recorded.
     """
     if transactions:
-        await _insert(connection, tenant_id, transactions, now)
+        await connection.execute(sql.INSERT_TRANSACTIONS, tenant_id, transactions, now)
     moved = {transaction.customer_id for transaction in transactions}
     rows = [
         (
@@ -230,10 +230,6 @@ async def write_assessed(
         for totals in (customer.totals,)
     ]
     await connection.execute(sql.UPDATE_ACCOUNTS, tenant_id, rows, now)
-
-
-async def _insert(connection: Connection, tenant_id: UUID, transactions: Sequence[Transaction], now: datetime) -> None:
-    await connection.execute(sql.INSERT_TRANSACTIONS, tenant_id, transactions, now)
 
 
 def check_sum_of(

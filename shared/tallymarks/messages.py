@@ -24,7 +24,7 @@ _TAIL = b"\n]}"
 
 
 def event_json(event: EventBase) -> bytes:
-    """Give an event as it travels and as it is recorded; what is absent stays absent."""
+    """Give an event as it travels and as it is recorded: as it came, or written anew, what is absent then left out."""
     travelled_as: bytes | None = getattr(event, "_travelled_as", None)
     return _written(event) if travelled_as is None else travelled_as
 
@@ -155,7 +155,8 @@ def read_events(body: bytes) -> EventMessage:
     head = _head(message.tenant_id)
     if body.startswith(head) and body.endswith(_TAIL):
         texts = body[len(head) : -len(_TAIL)].split(_BETWEEN)
-        # A cut within an event would leave pieces that are no JSON, which the database refuses.
+        # A cut within an event, where others have none between them, leaves pieces that are no JSON: the database
+        # refuses those, and the events are put aside as they were read.
         if len(texts) == len(message.events):
             for event, text in zip(message.events, texts, strict=True):
                 object.__setattr__(event, "_travelled_as", text)

@@ -139,9 +139,12 @@ class Timers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._set: list[Callable[[], None]] = []
+        self.seconds = 0.0
+        """For how long the last one was set."""
         monkeypatch.setattr(asyncio.get_running_loop(), "call_later", self._call_later)
 
-    def _call_later(self, _: float, ring: Callable[[], None]) -> "Timers.Timer":
+    def _call_later(self, seconds: float, ring: Callable[[], None]) -> "Timers.Timer":
+        self.seconds = seconds
         self._set.append(ring)
         return self.Timer(lambda: self._set.remove(ring))
 
@@ -159,7 +162,7 @@ class Timers:
 def paced(work: Work, *, beside_min: int = 10) -> Batcher[str, str]:
     """A batcher whose work ends at once."""
     work.may_end.set()
-    return Batcher(work.do, at_once=2, beside_min=beside_min, size_max=20, pace_seconds=1)
+    return Batcher(work.do, at_once=2, beside_min=beside_min, size_max=20, pace_seconds=0.25)
 
 
 async def test_those_who_were_answered_together_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +193,7 @@ async def test_fewer_than_before_wait_no_longer_than_the_pace(monkeypatch: pytes
     await added(batcher, "a", "b", "c")
     await added(batcher, "d", "e")
     assert work.lots == [["a", "b", "c"]]
+    assert timers.seconds == 0.25
     timers.ring()
     await added(batcher)
     assert work.lots == [["a", "b", "c"], ["d", "e"]]

@@ -22,11 +22,10 @@ class _Waiting(NamedTuple, Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Hands waiting items to `do` in lots.
 
-    An item that comes while nothing is under way is done at once, with those that come at the same time. Those that
-    come later make up the next lot, for each lot has a price of its own, however small it is. It begins when it has
-    become large enough to be worth a place beside those that are under way; else when nothing is under way any more,
-    and as many wait as were in the last one (who was answered together asks again together, and who is alone waits for
-    nobody), or the pace allows it.
+    Each lot has a price of its own, however small it is. So one begins beside those that are under way when enough wait
+    for it to be worth a place; else when nothing is under way, and as many wait as were in the last lot (who was
+    answered together asks again together, and who is alone waits for nobody) or the pace allows it. What comes at the
+    same time is taken along.
     """
 
     def __init__(

@@ -226,6 +226,7 @@ class Batches:
 
         Not where the event has taken effect elsewhere meanwhile, so that it should not have been evaluated at all.
         """
+        event = event.model_copy()  # written anew: it may be the JSON that it travelled in which cannot be recorded
         reason_code = error.code if isinstance(error, Refusal) else AssessmentFailed.code
         reason = f"{type(error).__name__}: {error}"
         now = self._now()

@@ -30,7 +30,7 @@ class Share:
 
 
 def shares_of(tenant_id: UUID, events: Sequence[AnyEvent]) -> list[Share]:
-    """Cut a tenant's events by customer, in the order given, where there are enough to be worth two transactions."""
+    """Cut a tenant's events by customer, in the order given, where there are so many that it is worth it."""
     if len(events) <= limits.SHARE_EVENTS_MIN:
         return [Share.of(tenant_id, events)]
     parts: list[list[AnyEvent]] = [[] for _ in range(limits.SHARES_OF_TENANT)]

@@ -5,7 +5,7 @@ SET LOCAL statement_timeout = '60s';
 
 -- What assessors hand over as rows, many in one parameter: the driver looks at each element of each array, so an array of
 -- rows costs it half of what an array for each column does. Not the tables' own row types, which change with the tables
--- while assessors run.
+-- while assessors run. Where the tables are distributed, each node needs these types.
 CREATE TYPE new_event AS (
     event_id uuid,
     customer_id uuid,
@@ -52,5 +52,6 @@ CREATE TYPE assessed_account AS (
 SET LOCAL lock_timeout = '10s';
 SET LOCAL statement_timeout = '60s';
 
+-- Whoever is connected knows them by number, and must connect again where they are made anew.
 -- squawk-ignore ban-drop-type
 DROP TYPE assessed_account, new_transaction, new_event;

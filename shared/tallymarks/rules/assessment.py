@@ -85,7 +85,7 @@ def assess(
     effects = 0
     moved_before = event.points.quantity if first_depth and isinstance(event, PointsEvent) else 0
     waiting = [_Waiting(event, None, None, first_depth, customer.balance - moved_before)]
-    for next_one in waiting:
+    for next_one in waiting:  # which grows meanwhile
         looked_at, depth = next_one.event, next_one.depth
         outcome: Outcome | None = None
         balance = customer.balance

@@ -74,7 +74,10 @@ def hostile(draw: st.DrawFn) -> Hostile:
         place[draw(st.sampled_from(["a\x00b", "\ud800", ""]))] = 1
     elif kind in {"field", "deep"}:
         place[draw(st.sampled_from(list(place)))] = "DEEP" if kind == "deep" else draw(st.sampled_from(VALUES) | JSON)
-    body = bytearray(json.dumps(content).replace('"DEEP"', "[" * DEEP + "]" * DEEP).encode())
+    text = json.dumps(content, separators=(",", ":")).replace('"DEEP"', "[" * DEEP + "]" * DEEP)
+    if text.endswith("]}") and draw(st.booleans()):  # laid out as ours are
+        text = text.replace('"events":[', '"events":[\n')[:-2] + "\n]}"
+    body = bytearray(text.encode())
     if kind == "damaged":
         start = draw(st.integers(0, len(body)))
         damage = draw(st.binary(max_size=20) | st.sampled_from(JSON_PIECES))

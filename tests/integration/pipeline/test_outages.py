@@ -356,7 +356,7 @@ async def test_a_lock_that_is_held_for_longer_than_a_statement_may_take_is_waite
     await assert_each_counted_once(owner, database, broker, tenant, [*events, *more])
 
 
-@pytest.mark.parametrize(("kind", "name"), [("TABLE", "tenants"), ("TYPE", "new_event"), ("TYPE", "new_transaction")])
+@pytest.mark.parametrize(("kind", "name"), [("TABLE", "tenants"), ("TYPE", "new_event"), ("TYPE", "assessed_account")])
 async def test_a_database_without_our_tables_or_types_is_waited_for(
     database: Database, broker: Broker, owner: asyncpg.Connection, tenant: Tenant, clock: Clock, kind: str, name: str
 ) -> None:

@@ -26,6 +26,7 @@ from tests.integration.pipeline.parts import (
     balances_of,
     count,
     differing_balances,
+    drain,
     give,
     ledger_of,
     make_rule,
@@ -245,6 +246,43 @@ async def test_a_message_that_cannot_be_read_is_put_aside_as_it_came(
         return await balances_of(owner, tenant.tenant_id) == {customer_id: 4}
 
     await until(neighbour_counts)
+
+
+EVENT = '{"eventType":"action","eventId":"%s","customerId":"%s","createdAt":"2026-03-14T09:26:53.589Z"%s}'
+UNRECORDABLE = {
+    "with lines within, none between": ("%s,%s", ',\n"reference":"a"', ""),
+    "a number beyond all bounds, then another": ("%s,\n%s", ',"action":{"amount":1e999999,"amount":1}', ""),
+    "no number, then one": ("%s,\n%s", ',"action":{"amount":NaN,"amount":1}', ""),
+    "a NUL, then none": ("%s,\n%s", ',"reference":"a\\u0000","reference":"a"', ""),
+}
+"""Events laid out as ours are, that can be read, and not be recorded as they are."""
+
+
+@pytest.mark.usefixtures("assessing")
+@pytest.mark.parametrize("what", UNRECORDABLE)
+async def test_what_can_be_read_and_not_be_recorded_is_put_aside_as_it_was_read(
+    broker: Broker, owner: asyncpg.Connection, tenant: Tenant, what: str
+) -> None:
+    ids = seeded_ids(8)
+    form, of_first, of_second = UNRECORDABLE[what]
+    events = form % (EVENT % (ids(), ids(), of_first), EVENT % (ids(), ids(), of_second))
+    body = b'{"schemaVersion":1,"tenantId":"%b","events":[\n%b\n]}' % (str(tenant.tenant_id).encode(), events.encode())
+    read = read_events(body).events
+    await broker.publish(raw_message(broker, body))
+    customer_id = ids()
+    await publish(broker, tenant.tenant_id, [points(ids(), customer_id, 4)])
+
+    async def neighbour_counts() -> bool:
+        return (await balances_of(owner, tenant.tenant_id)).get(customer_id) == 4
+
+    await until(neighbour_counts)
+    letters = await until_put_aside(broker, 2 if form == "%s,%s" else 1)
+    assert {letter["reasonCode"] for letter in letters} == {"AssessmentFailed"}
+    by_id = {str(event.event_id): event for event in read}
+    for letter in await drain(broker, broker.topology.dead_letters):
+        (event,) = read_events(letter.body).events
+        assert event == by_id[str(letter.headers["tallymarks-event-id"])]
+        orjson.loads(letter.body)
 
 
 def damaged(random: Random, body: bytes) -> bytes:
