@@ -22,44 +22,38 @@ from tests.benchmarks.ground import Ground, settle
 BATCH_EVENTS = 500
 
 SELECT_EVENTS = """
-SELECT event_id, customer_id, event_type, name_space, reference, created_at, recorded_at, assessed_at, body::text
+SELECT event_id, customer_id, event_type, name_space, reference, created_at, body::text, recorded_at
 FROM events
 WHERE tenant_id = $1 AND created_at = $2
 ORDER BY recorded_at, event_id
 """
 SELECT_TRANSACTIONS = """
 SELECT
-    transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, recorded_at, check_sum,
-    name_space, description, amount, external_reference, assessment_rule_version, fulfilment_index
+    transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, check_sum, name_space,
+    description, amount, external_reference, assessment_rule_version, fulfilment_index
 FROM transactions
 WHERE tenant_id = $1 AND created_at = $2
 """
 INSERT_EVENTS = """
 INSERT INTO events (
-    tenant_id, event_id, customer_id, event_type, name_space, reference, created_at, recorded_at, assessed_at, body
+    tenant_id, recorded_at, assessed_at, event_id, customer_id, event_type, name_space, reference, created_at, body
 )
-SELECT $1, e.* FROM unnest(
-    $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::timestamptz[], $9::timestamptz[],
-    $10::jsonb[]
-) AS e
+SELECT $1, $3, $3, e.* FROM unnest($2::new_event[]) AS e
 """
 INSERT_TRANSACTIONS = """
 INSERT INTO transactions (
-    tenant_id, transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at, recorded_at,
+    tenant_id, recorded_at, transaction_id, customer_id, event_id, event_type, assessment_rule_id, created_at,
     check_sum, name_space, description, amount, external_reference, assessment_rule_version, fulfilment_index
 )
-SELECT $1, t.* FROM unnest(
-    $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::uuid[], $7::timestamptz[], $8::timestamptz[], $9::bytea[],
-    $10::text[], $11::text[], $12::bigint[], $13::text[], $14::bigint[], $15::bigint[]
-) AS t
+SELECT $1, $3, t.* FROM unnest($2::new_transaction[]) AS t
 """
 UPDATE_ACCOUNTS = """
 UPDATE accounts a
 SET
-    balance = a.balance + new.points, balance_changed_at = $6, order_count = a.order_count + new.orders,
-    order_value = a.order_value + new.spent, points_count = a.points_count + new.orders,
+    balance = a.balance + new.points, balance_changed_at = $3, order_count = a.order_count + new.orders,
+    order_value = a.order_value + new.spent::numeric, points_count = a.points_count + new.orders,
     points_value = a.points_value + new.points, points_earned = a.points_earned + new.points
-FROM unnest($2::uuid[], $3::bigint[], $4::bigint[], $5::numeric[]) AS new (customer_id, points, orders, spent)
+FROM unnest($2::benchmark_moved[]) AS new
 WHERE a.tenant_id = $1 AND a.customer_id = new.customer_id
 """
 COUNTED = """
@@ -68,7 +62,11 @@ SELECT
     (SELECT count(*) FROM transactions WHERE tenant_id = $1 AND created_at = $2) AS transactions
 """
 
-Columns = Sequence[Sequence[Any]]
+CREATE_TYPE = """
+CREATE TYPE benchmark_moved AS (customer_id uuid, points bigint, orders bigint, spent text)
+"""
+
+Rows = Sequence[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,9 @@ class Batch:
     """What one transaction writes."""
 
     orders: int
-    events: Columns
-    transactions: Columns
-    accounts: Columns
+    events: Rows
+    transactions: Rows
+    accounts: Rows
     recorded_at: Any
 
 
@@ -104,6 +102,7 @@ class Writer:
                     customers_sql.INSERT_MISSING, of_tenant.tenant_id, customer_ids, now, anniversary(now, 1)
                 )
                 await connection.execute(customers_sql.INSERT_ACCOUNTS, of_tenant.tenant_id, customer_ids, now)
+                await connection.execute(CREATE_TYPE)
                 yield cls(backlog, database_url, connection)
             finally:
                 await connection.close()
@@ -133,9 +132,9 @@ class Writer:
 
     async def _write(self, tenant_id: UUID, batch: Batch) -> None:
         async with self._connection.transaction():
-            await self._connection.execute(INSERT_EVENTS, tenant_id, *batch.events)
-            await self._connection.execute(INSERT_TRANSACTIONS, tenant_id, *batch.transactions)
-            await self._connection.execute(UPDATE_ACCOUNTS, tenant_id, *batch.accounts, batch.recorded_at)
+            await self._connection.execute(INSERT_EVENTS, tenant_id, batch.events, batch.recorded_at)
+            await self._connection.execute(INSERT_TRANSACTIONS, tenant_id, batch.transactions, batch.recorded_at)
+            await self._connection.execute(UPDATE_ACCOUNTS, tenant_id, batch.accounts, batch.recorded_at)
 
 
 def batches_of(events: Sequence[asyncpg.Record], transactions: Sequence[asyncpg.Record]) -> Iterable[Batch]:
@@ -163,13 +162,8 @@ def batches_of(events: Sequence[asyncpg.Record], transactions: Sequence[asyncpg.
             )
         yield Batch(
             len(of_batch),
-            columns(events_of_batch),
-            columns(transactions_of_batch),
-            columns([(customer_id, *total) for customer_id, total in totals.items()]),
+            [tuple(event)[:-1] for event in events_of_batch],
+            [tuple(transaction) for transaction in transactions_of_batch],
+            [(customer_id, points, number, str(spent)) for customer_id, (points, number, spent) in totals.items()],
             of_batch[0]["recorded_at"],
         )
-
-
-def columns(rows: Iterable[Iterable[Any]]) -> Columns:
-    """Turn rows into columns."""
-    return [list(column) for column in zip(*rows, strict=True)]

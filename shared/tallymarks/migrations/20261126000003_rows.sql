@@ -30,19 +30,20 @@ CREATE TYPE new_transaction AS (
     assessment_rule_version bigint,
     fulfilment_index bigint
 );
+-- Its decimals are texts: the driver takes a number apart digit by digit, for four times as long.
 CREATE TYPE assessed_account AS (
     customer_id uuid,
     balance bigint,
     is_moved boolean,
     action_count bigint,
-    action_value numeric,
+    action_value text,
     order_count bigint,
-    order_value numeric,
+    order_value text,
     transaction_count bigint,
-    transaction_value numeric,
+    transaction_value text,
     points_count bigint,
-    points_value numeric,
-    points_earned numeric,
+    points_value text,
+    points_earned text,
     redemption_count bigint,
     anniversary_count bigint
 );

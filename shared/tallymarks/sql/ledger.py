@@ -76,10 +76,11 @@ UPDATE accounts a
 SET
     balance = new.balance,
     balance_changed_at = CASE WHEN new.is_moved THEN $3 ELSE a.balance_changed_at END,
-    action_count = new.action_count, action_value = new.action_value,
-    order_count = new.order_count, order_value = new.order_value,
-    transaction_count = new.transaction_count, transaction_value = new.transaction_value,
-    points_count = new.points_count, points_value = new.points_value, points_earned = new.points_earned,
+    action_count = new.action_count, action_value = new.action_value::numeric,
+    order_count = new.order_count, order_value = new.order_value::numeric,
+    transaction_count = new.transaction_count, transaction_value = new.transaction_value::numeric,
+    points_count = new.points_count, points_value = new.points_value::numeric,
+    points_earned = new.points_earned::numeric,
     redemption_count = new.redemption_count, anniversary_count = new.anniversary_count
 FROM unnest($2::assessed_account[]) AS new
 WHERE a.tenant_id = $1 AND a.customer_id = new.customer_id
