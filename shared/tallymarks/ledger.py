@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from tallymarks.database import Connection, Record
-from tallymarks.events import AnyEvent, EventType, RedemptionEvent, ReversalEvent, created_at_of
+from tallymarks.events import AnyEvent, RedemptionEvent, ReversalEvent, created_at_of
 from tallymarks.rules.evaluate import Effected
 from tallymarks.rules.facts import COUNTED_TYPES, VALUED_TYPES, CustomerState, Totals
 from tallymarks.rules.fulfilments import GivePoints
@@ -209,22 +209,14 @@ async def write_assessed(
     if transactions:
         await connection.execute(sql.INSERT_TRANSACTIONS, tenant_id, transactions, now)
     moved = {transaction.customer_id for transaction in transactions}
-    rows = [
+    rows = [  # of the type `assessed_account`
         (
             customer.customer_id,
             customer.balance,
             customer.customer_id in moved,
-            totals.count(EventType.ACTION),
-            str(totals.value(EventType.ACTION)),
-            totals.count(EventType.ORDER),
-            str(totals.value(EventType.ORDER)),
-            totals.count(EventType.TRANSACTION),
-            str(totals.value(EventType.TRANSACTION)),
-            totals.count(EventType.POINTS),
-            str(totals.value(EventType.POINTS)),
+            *map(totals.count, COUNTED_TYPES),
+            *(str(totals.value(event_type)) for event_type in VALUED_TYPES),
             str(totals.points_earned),
-            totals.count(EventType.REDEMPTION),
-            totals.count(EventType.ANNIVERSARY),
         )
         for customer in customers
         for totals in (customer.totals,)

@@ -36,16 +36,16 @@ CREATE TYPE assessed_account AS (
     balance bigint,
     is_moved boolean,
     action_count bigint,
-    action_value text,
     order_count bigint,
-    order_value text,
     transaction_count bigint,
-    transaction_value text,
     points_count bigint,
-    points_value text,
-    points_earned text,
     redemption_count bigint,
-    anniversary_count bigint
+    anniversary_count bigint,
+    action_value text,
+    order_value text,
+    transaction_value text,
+    points_value text,
+    points_earned text
 );
 
 -- migrate:down
