@@ -9,7 +9,7 @@ from tests.benchmarks.backlog import Backlog
 from tests.benchmarks.frame import Figures, Plan, Report, Row, in_turn, say
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.pgbench import CLIENTS, Pgbench
-from tests.benchmarks.writer import BATCH_EVENTS, Writer
+from tests.benchmarks.writer import ARRAYS, BATCH_EVENTS, ROWS, Writer
 
 EVENTS = 25_000
 CUSTOMERS = 500
@@ -27,15 +27,17 @@ async def measure(ground: Ground, plan: Plan) -> Report:
         Backlog.on(ground, customers=CUSTOMERS) as backlog,
         Backlog.on(ground, customers=CUSTOMERS, explained=True) as explained,
         Pgbench.on(ground, CUSTOMERS) as pgbench,
-        Writer.on(ground, backlog) as writer,
+        Writer.on(ground, backlog, ARRAYS) as in_arrays,
+        Writer.on(ground, backlog, ROWS) as in_rows,
     ):
-        assessed, alone, rows, kept = await in_turn(
+        assessed, alone, arrays, rows, kept = await in_turn(
             plan,
             "events/s",
             {
                 "assessor": partial(backlog.measure, events),
                 f"pgbench, {CLIENTS} clients": partial(pgbench.measure, events),
-                f"asyncpg, {BATCH_EVENTS} a transaction": writer.measure,
+                f"asyncpg, {BATCH_EVENTS} a transaction": in_arrays.measure,
+                "asyncpg, the same in rows": in_rows.measure,
                 "assessor, explanations kept": partial(explained.measure, events),
             },
         )
@@ -51,7 +53,8 @@ async def measure(ground: Ground, plan: Plan) -> Report:
     return Report(
         [
             Row("assessed", assessed, alone, at_least=4),
-            Row("assessed", assessed, rows, at_least=0.6),
+            Row("assessed", assessed, arrays, at_least=0.6),
+            Row("assessed", assessed, rows),
             Row("assessed, explanations kept", kept, assessed),
         ],
         besides=spent,
